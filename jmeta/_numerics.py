@@ -1,0 +1,44 @@
+"""Elementary functions whose derivative is 0 where it would be infinite or NaN."""
+
+import jax
+import jax.numpy as jnp
+
+
+def safe_sqrt(x: jax.Array) -> jax.Array:
+    """Square root with derivative 0, of every order and in both modes, at 0.
+
+    Where a second moment is 0 its root multiplies a gradient of 0, so the term with
+    the root's infinite slope has the limit 0.
+
+    Args:
+        x: Array of any shape; negative entries give NaN as usual.
+
+    Returns:
+        `sqrt(x)`, same shape.
+
+    Example:
+        >>> import jax
+        >>> float(safe_sqrt(jnp.array(4.0))), float(jax.grad(safe_sqrt)(0.0))
+        (2.0, 0.0)
+    """
+    nonzero = x != 0
+    return jnp.where(nonzero, jnp.sqrt(jnp.where(nonzero, x, 1)), 0)
+
+
+def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+    """Quotient that is 0, with derivative 0, where the denominator is 0.
+
+    Args:
+        numerator: Array of any shape.
+        denominator: Array that broadcasts with it.
+
+    Returns:
+        `numerator / denominator`, and 0 where `denominator` is 0.
+
+    Example:
+        >>> import jax
+        >>> float(safe_divide(jnp.array(1.0), jnp.array(0.0)))
+        0.0
+    """
+    nonzero = denominator != 0
+    return jnp.where(nonzero, numerator / jnp.where(nonzero, denominator, 1), 0)

@@ -1,0 +1,114 @@
+"""Stochastic gradient descent."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jmeta._typing import PyTree
+from jmeta.optim._base import Setting, check_ranges, per_leaf
+
+
+class SGDState(NamedTuple):
+    """State of `sgd`, under torch's names.
+
+    Attributes:
+        step: Updates so far, an int32 scalar.
+        momentum_buffer: Running sum of gradients, like the parameters.
+        started: Whether an update with momentum has begun the buffer, a bool scalar
+            for each parameter; torch's buffer is None until then.
+        hyperparams: The next update's `lr, momentum, dampening, weight_decay`.
+    """
+
+    step: jax.Array
+    momentum_buffer: PyTree
+    started: PyTree
+    hyperparams: dict[str, Setting]
+
+
+def sgd(
+    lr: Setting = 1e-3,
+    momentum: Setting = 0.0,
+    dampening: Setting = 0.0,
+    weight_decay: Setting = 0.0,
+    nesterov: bool = False,
+    *,
+    maximize: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """SGD with torch's semantics, differentiable in every setting, also at 0.
+
+        grad            <- grad + weight_decay * param
+        momentum_buffer <- momentum * momentum_buffer + (1 - dampening) * grad
+        param           <- param - lr * momentum_buffer
+        with nesterov:     param - lr * (grad + momentum * momentum_buffer)
+
+    The first buffer is the gradient itself, without dampening. Where `momentum` is
+    exactly 0 the step is `-lr * grad` whatever the dampening, and a buffer that has
+    begun is left as it is; both as in torch.
+
+    Args:
+        lr: Step size; a number, a scalar array, a schedule `step -> value` or a
+            `PerLeaf`. The other numeric settings likewise.
+        momentum: Decay of the buffer.
+        dampening: Share of the gradient kept out of the buffer.
+        weight_decay: L2 penalty, added to the gradient.
+        nesterov: Look one step of momentum ahead.
+        maximize: Ascend.
+
+    Returns:
+        A transform whose state lists the numeric settings under `hyperparams`.
+
+    Raises:
+        ValueError: A number outside torch's range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> tx = sgd(lr=0.5, momentum=0.5)
+        >>> params = jnp.array([1.0, 2.0])
+        >>> state = tx.init(params)
+        >>> updates, state = tx.update(jnp.array([1.0, 4.0]), state, params)
+        >>> updates, state = tx.update(jnp.array([1.0, 4.0]), state, params)
+        >>> updates.tolist()
+        [-0.75, -3.0]
+
+    References:
+        Sutskever et al. (2013), On the importance of initialization and momentum in
+        deep learning, PMLR 28.
+    """
+    settings = {
+        "lr": lr,
+        "momentum": momentum,
+        "dampening": dampening,
+        "weight_decay": weight_decay,
+    }
+    inf = float("inf")
+    check_ranges(settings, lr=(0, inf), momentum=(0, inf), weight_decay=(0, inf))
+
+    # torch/optim/sgd.py, _single_tensor_sgd
+    def rule(hp, step, grad, param, momentum_buffer, started):
+        del step
+        momentum = hp["momentum"]
+        grad = (-grad if maximize else grad) + hp["weight_decay"] * param
+        decayed = momentum * momentum_buffer
+        # Until a momentum other than 0 begins the buffer it holds the last gradient,
+        # so that the derivative in a momentum of 0 is the limit.
+        zero = momentum == 0
+        first = jnp.where(zero, decayed + grad, grad)
+        later = jnp.where(zero, momentum_buffer, decayed + (1 - hp["dampening"]) * grad)
+        buffer = jnp.where(started, later, first)
+        if nesterov:
+            direction = grad + momentum * buffer
+        else:
+            direction = jnp.where(zero & started, grad, buffer)
+        slots = {
+            "momentum_buffer": buffer,
+            "started": started | jnp.any(momentum != 0),
+        }
+        return -hp["lr"] * direction, slots
+
+    slots = {
+        "momentum_buffer": lambda hp, param: jnp.zeros_like(param),
+        "started": lambda hp, param: jnp.zeros((), bool),
+    }
+    return per_leaf(SGDState, slots, rule, settings)
