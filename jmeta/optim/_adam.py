@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from jmeta._numerics import safe_sqrt
+from jmeta._settings import Setting, check_ranges
 from jmeta._typing import PyTree
-from jmeta.optim._base import Setting, check_ranges, per_leaf
+from jmeta.optim._base import per_leaf
 
 
 class AdamState(NamedTuple):

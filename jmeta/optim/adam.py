@@ -2,8 +2,8 @@
 
 import optax
 
+from jmeta._settings import Setting
 from jmeta.optim._adam import adam_family
-from jmeta.optim._base import Setting
 
 
 def adam(

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jmeta._settings import Setting, check_ranges
 from jmeta._typing import PyTree
-from jmeta.optim._base import Setting, check_ranges, per_leaf
+from jmeta.optim._base import per_leaf
 
 
 class SGDState(NamedTuple):
