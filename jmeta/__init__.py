@@ -2,3 +2,4 @@
 
 from jmeta import optim as optim
 from jmeta._settings import PerLeaf as PerLeaf
+from jmeta.functional import make_functional as make_functional
