@@ -1,0 +1,174 @@
+"""One cycle of the rate and, the other way round, of momentum."""
+
+import math
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jmeta._settings import as_hyperparam
+from jmeta.schedules._base import Schedule, as_step, check_choice, check_counts
+
+
+def one_cycle_lr(
+    max_lr: ArrayLike,
+    total_steps: int | None = None,
+    *,
+    epochs: int | None = None,
+    steps_per_epoch: int | None = None,
+    pct_start: float = 0.3,
+    anneal_strategy: str = "cos",
+    div_factor: ArrayLike = 25.0,
+    final_div_factor: ArrayLike = 1e4,
+    three_phase: bool = False,
+) -> Schedule:
+    """Raise the rate to `max_lr`, then let it fall far below, as torch's OneCycleLR.
+
+        max_lr / div_factor -> max_lr -> max_lr / div_factor / final_div_factor
+
+    With `three_phase` it falls to where it began first. What torch does to momentum at
+    the same time is `one_cycle_momentum`.
+
+    Args:
+        max_lr: Highest rate. It and both factors may be traced: they are
+            differentiable.
+        total_steps: Steps of the cycle.
+        epochs: With `steps_per_epoch`, another way to give `total_steps`.
+        steps_per_epoch: See `epochs`.
+        pct_start: Share of the steps in which the rate rises.
+        anneal_strategy: `"cos"` or `"linear"`.
+        div_factor: `max_lr` over the first rate.
+        final_div_factor: First rate over the last.
+        three_phase: Fall as fast as it rose, then to the end.
+
+    Returns:
+        `step -> rate`, which is NaN past `total_steps`, where torch raises.
+
+    Raises:
+        ValueError: The steps are not positive integers or not given, `pct_start` or
+            `anneal_strategy` is none of torch's, or the rise takes no time.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> schedule = one_cycle_lr(
+        ...     1.0, 5, pct_start=0.6, anneal_strategy="linear", div_factor=2.0
+        ... )
+        >>> [round(rate, 2) for rate in schedule(jnp.arange(5)).tolist()]
+        [0.5, 0.75, 1.0, 0.5, 0.0]
+
+    References:
+        Smith and Topin (2018), Super-convergence: very fast training of neural
+        networks using large learning rates, arXiv:1708.07120.
+    """
+    total_steps = _total_steps(total_steps, epochs, steps_per_epoch)
+    ends = _phase_ends(total_steps, pct_start, three_phase)
+    max_lr, div_factor, final_div_factor = as_hyperparam(
+        (max_lr, div_factor, final_div_factor)
+    )
+    first = max_lr / div_factor
+    last = first / final_div_factor
+    values = [first, max_lr, first, last] if three_phase else [first, max_lr, last]
+    return _phases(ends, values, anneal_strategy)
+
+
+def one_cycle_momentum(
+    total_steps: int | None = None,
+    *,
+    epochs: int | None = None,
+    steps_per_epoch: int | None = None,
+    pct_start: float = 0.3,
+    anneal_strategy: str = "cos",
+    base_momentum: ArrayLike = 0.85,
+    max_momentum: ArrayLike = 0.95,
+    three_phase: bool = False,
+) -> Schedule:
+    """Lower momentum while `one_cycle_lr` raises the rate, as torch's OneCycleLR.
+
+        max_momentum -> base_momentum -> max_momentum
+
+    For an optimizer with `betas` it is the first of them.
+
+    Args:
+        total_steps: As in `one_cycle_lr`, and so the other arguments.
+        epochs: See there.
+        steps_per_epoch: See there.
+        pct_start: See there.
+        anneal_strategy: See there.
+        base_momentum: Lowest momentum. Both may be traced: they are differentiable.
+        max_momentum: Highest momentum.
+        three_phase: See there.
+
+    Returns:
+        `step -> momentum`, which is NaN past `total_steps`.
+
+    Raises:
+        ValueError: As in `one_cycle_lr`.
+
+    Example:
+        >>> import jmeta
+        >>> tx = jmeta.optim.sgd(one_cycle_lr(0.5, 10), one_cycle_momentum(10))
+        >>> tx = jmeta.optim.adam(
+        ...     one_cycle_lr(0.5, 10), betas=(one_cycle_momentum(10), 0.999)
+        ... )
+    """
+    total_steps = _total_steps(total_steps, epochs, steps_per_epoch)
+    ends = _phase_ends(total_steps, pct_start, three_phase)
+    low, high = as_hyperparam((base_momentum, max_momentum))
+    values = [high, low, high, high] if three_phase else [high, low, high]
+    return _phases(ends, values, anneal_strategy)
+
+
+def _total_steps(total_steps, epochs, steps_per_epoch):
+    if total_steps is not None:
+        check_counts(total_steps=total_steps)
+        return total_steps
+    if epochs is None or steps_per_epoch is None:
+        raise ValueError(
+            "Give `total_steps`, or both `epochs` and `steps_per_epoch`; got"
+            f" epochs={epochs}, steps_per_epoch={steps_per_epoch}."
+        )
+    check_counts(epochs=epochs, steps_per_epoch=steps_per_epoch)
+    return epochs * steps_per_epoch
+
+
+def _phase_ends(total_steps, pct_start, three_phase):
+    if not isinstance(pct_start, float) or not 0 <= pct_start <= 1:
+        raise ValueError(
+            f"`pct_start` must be a Python float between 0 and 1; got {pct_start!r}."
+        )
+    rise = pct_start * total_steps - 1
+    if rise == 0:
+        raise ValueError(
+            f"The rise must not end at step 0, where it begins; got pct_start="
+            f"{pct_start} of total_steps={total_steps}. Change either."
+        )
+    middle = [2 * rise] if three_phase else []
+    return [rise, *middle, total_steps - 1]
+
+
+def _phases(ends, values, anneal_strategy):
+    check_choice("anneal_strategy", anneal_strategy, ("cos", "linear"))
+    anneal = _anneal_cos if anneal_strategy == "cos" else _anneal_linear
+    # torch's last phase goes on for one step beyond its end
+    bounds = [*ends[:-1], ends[-1] + 1]
+    starts = [0.0, *ends[:-1]]
+    phases = list(zip(starts, ends, bounds, values[:-1], values[1:], strict=True))
+
+    def schedule(step):
+        step = as_step(step)
+        value = jnp.nan
+        # a step belongs to the first phase that it fits, so the last one comes first
+        for start, end, bound, a, b in reversed(phases):
+            # a phase of no length has no step of its own
+            pct = (step - start) / (end - start or math.inf)
+            value = jnp.where(step <= bound, anneal(a, b, pct), value)
+        return value
+
+    return schedule
+
+
+def _anneal_cos(start, end, pct):
+    return end + (start - end) / 2 * (1 + jnp.cos(jnp.pi * pct))
+
+
+def _anneal_linear(start, end, pct):
+    return (end - start) * pct + start

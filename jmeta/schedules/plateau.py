@@ -1,0 +1,133 @@
+"""A rate that drops when a metric no longer improves."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jmeta._settings import as_hyperparam
+from jmeta.schedules._base import check_choice
+
+
+class PlateauState(NamedTuple):
+    """State of `reduce_lr_on_plateau`, under torch's names.
+
+    Attributes:
+        lr: The rate to use now, a float scalar.
+        best: Best metric so far, a float scalar.
+        num_bad_epochs: Metrics since the last better one, an int32 scalar.
+        cooldown_counter: Metrics left in which none counts as bad, an int32 scalar.
+    """
+
+    lr: jax.Array
+    best: jax.Array
+    num_bad_epochs: jax.Array
+    cooldown_counter: jax.Array
+
+
+class ReduceLROnPlateau(NamedTuple):
+    """A pair of pure functions, as `reduce_lr_on_plateau` makes it.
+
+    Attributes:
+        init: `() -> state`.
+        update: `(metric, state) -> state`, with the next rate in `state.lr`.
+    """
+
+    init: Callable[[], PlateauState]
+    update: Callable[[ArrayLike, PlateauState], PlateauState]
+
+
+def reduce_lr_on_plateau(
+    lr: ArrayLike,
+    mode: str = "min",
+    factor: ArrayLike = 0.1,
+    patience: int = 10,
+    *,
+    threshold: ArrayLike = 1e-4,
+    threshold_mode: str = "rel",
+    cooldown: int = 0,
+    min_lr: ArrayLike = 0.0,
+    eps: ArrayLike = 1e-8,
+) -> ReduceLROnPlateau:
+    """Multiply the rate by `factor` when a metric stalls, as torch's ReduceLROnPlateau.
+
+    A metric is better than `best` when it is below
+
+        best * (1 - threshold)    with threshold_mode="rel"
+        best - threshold          with threshold_mode="abs"
+
+    and with `mode="max"` when it is above the same with the signs changed. Unlike the
+    other schedules it needs to be told the metric, so it is a pair of functions whose
+    state, with the rate in it, fits in the carry of a scan.
+
+    Args:
+        lr: Rate to begin with. It, `factor` and `min_lr` may be traced: they are
+            differentiable.
+        mode: Whether the metric is to fall, `"min"`, or to rise, `"max"`.
+        factor: Factor of a drop, below 1.
+        patience: Bad metrics in a row that are put up with; the next one drops it.
+        threshold: How much better a metric must be.
+        threshold_mode: `"rel"` or `"abs"`.
+        cooldown: Metrics after a drop in which none counts as bad.
+        min_lr: Lowest rate.
+        eps: A drop by no more than this is left out.
+
+    Returns:
+        `init() -> state` and `update(metric, state) -> state`.
+
+    Raises:
+        ValueError: `factor` is 1 or more, or a mode is none of torch's.
+
+    Example:
+        >>> plateau = reduce_lr_on_plateau(1.0, factor=0.5, patience=1)
+        >>> state = plateau.init()
+        >>> for metric in [3.0, 3.0, 3.0]:
+        ...     state = plateau.update(metric, state)
+        >>> float(state.lr)
+        0.5
+
+    Note:
+        As in torch: a metric that is NaN is bad; with `"rel"` a negative `best` makes
+        the bar lower, not higher; a drop that `eps` leaves out starts the cooldown all
+        the same.
+    """
+    check_choice("mode", mode, ("min", "max"))
+    check_choice("threshold_mode", threshold_mode, ("rel", "abs"))
+    if isinstance(factor, int | float) and factor >= 1:
+        raise ValueError(f"`factor` must be less than 1; got {factor}.")
+    lr, factor, threshold, min_lr, eps = as_hyperparam(
+        (lr, factor, threshold, min_lr, eps)
+    )
+    # torch compares a - b only as a < b; a metric that is to rise is the same negated
+    sign = 1 if mode == "min" else -1
+
+    def init() -> PlateauState:
+        zero = jnp.zeros((), jnp.int32)
+        worst = jnp.full((), sign * jnp.inf, jnp.result_type(float))
+        return PlateauState(lr, worst, zero, zero)
+
+    def update(metric: ArrayLike, state: PlateauState) -> PlateauState:
+        metric = jnp.asarray(metric, state.best.dtype)
+        margin = sign * threshold
+        bar = state.best * (1 - margin)
+        if threshold_mode == "abs":
+            bar = state.best - margin
+        better = sign * metric < sign * bar
+        bad = jnp.where(better, 0, state.num_bad_epochs + 1)
+        cooling = state.cooldown_counter > 0
+        left = state.cooldown_counter - cooling
+        bad = jnp.where(cooling, 0, bad)
+
+        drop = bad > patience
+        lower = state.lr * factor
+        lower = jnp.where(lower < min_lr, min_lr, lower).astype(state.lr.dtype)
+        return PlateauState(
+            lr=jnp.where(drop & (state.lr - lower > eps), lower, state.lr),
+            best=jnp.where(better, metric, state.best),
+            num_bad_epochs=jnp.where(drop, 0, bad),
+            cooldown_counter=jnp.where(drop, cooldown, left),
+        )
+
+    return ReduceLROnPlateau(init, update)

@@ -1,0 +1,65 @@
+"""One schedule after another."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+
+from jmeta.schedules._base import Schedule, as_step, check_milestones
+
+
+def sequential_lr(schedules: Sequence[Schedule], milestones: Sequence[int]) -> Schedule:
+    """Follow schedules one after another, as torch's SequentialLR.
+
+    At its milestone a schedule begins with its own step 0.
+
+    Args:
+        schedules: Functions `step -> rate`, each with a base rate of its own.
+        milestones: Steps at which the second, third, ... schedule begins, increasing.
+
+    Returns:
+        `step -> rate`.
+
+    Raises:
+        ValueError: There is no schedule, or there are not as many milestones as
+            schedules but the first, or they do not increase.
+        TypeError: A schedule is not a function.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jmeta.schedules import exponential_lr, linear_lr
+        >>> warm_up = linear_lr(1.0, start_factor=0.5, total_iters=2)
+        >>> schedule = sequential_lr([warm_up, exponential_lr(1.0, 0.5)], [2])
+        >>> schedule(jnp.arange(5)).tolist()
+        [0.5, 0.75, 1.0, 0.5, 0.25]
+
+    Note:
+        In torch the schedulers share the optimizer's rate as their base, and building
+        a OneCycleLR or CyclicLR changes it for those that are built after it.
+    """
+    schedules, milestones = tuple(schedules), tuple(milestones)
+    if not schedules or len(milestones) != len(schedules) - 1:
+        raise ValueError(
+            "`schedules` must be one more than `milestones`, and at least one; got"
+            f" {len(schedules)} schedules and {len(milestones)} milestones."
+        )
+    for i, schedule in enumerate(schedules):
+        if not callable(schedule):
+            raise TypeError(
+                f"`schedules[{i}]` must be a function `step -> rate`; got {schedule!r}."
+            )
+    check_milestones(milestones)
+
+    spans = list(zip((0, *milestones), (*milestones, None), schedules, strict=True))
+
+    def sequence(step):
+        step = as_step(step)
+        rate = 0.0
+        for start, end, schedule in spans:
+            # Only steps of its own: elsewhere a schedule need not be finite, and a
+            # branch that is not taken must not spoil the derivative.
+            last = None if end is None else max(end - start - 1, 0)
+            own_step = jnp.clip(step - start, 0, last)
+            rate = jnp.where(step >= start, schedule(own_step), rate)
+        return rate
+
+    return sequence

@@ -1,0 +1,107 @@
+"""Rates that keep their value until a given step."""
+
+from collections.abc import Iterable
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jmeta._settings import as_hyperparam
+from jmeta.schedules._base import (
+    Schedule,
+    as_step,
+    check_counts,
+    check_milestones,
+    check_share,
+)
+
+
+def step_lr(lr: ArrayLike, step_size: int, gamma: ArrayLike = 0.1) -> Schedule:
+    """Multiply the rate by `gamma` every `step_size` steps, as torch's StepLR.
+
+        lr * gamma ** (step // step_size)
+
+    Args:
+        lr: Base rate. It and `gamma` may be traced: they are differentiable.
+        step_size: Steps between two drops.
+        gamma: Factor of a drop.
+
+    Returns:
+        `step -> rate`.
+
+    Raises:
+        ValueError: `step_size` is not a positive integer.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> step_lr(1.0, 2, gamma=0.5)(jnp.arange(6)).tolist()
+        [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
+    """
+    check_counts(step_size=step_size)
+    lr, gamma = as_hyperparam((lr, gamma))
+    return lambda step: lr * gamma ** (as_step(step) // step_size)
+
+
+def multi_step_lr(
+    lr: ArrayLike, milestones: Iterable[int], gamma: ArrayLike = 0.1
+) -> Schedule:
+    """Multiply the rate by `gamma` at each milestone, as torch's MultiStepLR.
+
+    Args:
+        lr: Base rate. It and `gamma` may be traced: they are differentiable.
+        milestones: Steps of the drops, in any order; one that is named twice counts
+            twice.
+        gamma: Factor of a drop.
+
+    Returns:
+        `step -> rate`.
+
+    Raises:
+        ValueError: A milestone is not an integer from 0.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> multi_step_lr(1.0, [1, 3], gamma=0.5)(jnp.arange(5)).tolist()
+        [1.0, 0.5, 0.5, 0.25, 0.25]
+    """
+    milestones = tuple(sorted(milestones))
+    check_milestones(milestones)
+    lr, gamma = as_hyperparam((lr, gamma))
+
+    def schedule(step):
+        step = as_step(step)
+        drops = sum((step >= m).astype(step.dtype) for m in milestones)
+        return lr * gamma**drops
+
+    return schedule
+
+
+def constant_lr(
+    lr: ArrayLike, factor: ArrayLike = 1.0 / 3, total_iters: int = 5
+) -> Schedule:
+    """Multiply the rate by `factor` for the first steps, as torch's ConstantLR.
+
+    Args:
+        lr: Base rate. It and `factor` may be traced: they are differentiable.
+        factor: Share of the base rate, from 0 to 1.
+        total_iters: Steps it lasts; from then on the rate is `lr`.
+
+    Returns:
+        `step -> rate`.
+
+    Raises:
+        ValueError: `factor` lies outside [0, 1], or `total_iters` is not a positive
+            integer.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> constant_lr(1.0, factor=0.5, total_iters=2)(jnp.arange(4)).tolist()
+        [0.5, 0.5, 1.0, 1.0]
+
+    Differs from torch:
+        At `total_iters=0` torch stays at `factor * lr` for ever; here it is an error.
+        A factor of 0 ends at `lr`; torch divides by it and raises.
+    """
+    check_share(factor=factor)
+    check_counts(total_iters=total_iters)
+    lr, factor = as_hyperparam((lr, factor))
+    return lambda step: jnp.where(as_step(step) < total_iters, lr * factor, lr)
