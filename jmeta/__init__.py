@@ -1,5 +1,8 @@
 """Differentiable, compiled inner loops: the JAX port of PyTorch's `higher`."""
 
-from jmeta import optim as optim, schedules as schedules
+from jmeta import adjoint as adjoint, optim as optim, schedules as schedules
 from jmeta._settings import PerLeaf as PerLeaf
+from jmeta.adjoint import Unroll as Unroll
 from jmeta.functional import make_functional as make_functional
+from jmeta.inner_loop import Run as Run, inner_loop as inner_loop
+from jmeta.optim._per_step import PerStep as PerStep

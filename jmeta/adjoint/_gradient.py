@@ -1,0 +1,122 @@
+"""The inner gradient, and how it is differentiated in turn."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jmeta._tree import is_float
+from jmeta._typing import PyTree
+from jmeta.adjoint._base import Gradient, Objective
+
+
+def reverse_gradient(objective: Objective) -> Gradient:
+    """The inner gradient, transposed by reverse over reverse: plain JAX."""
+
+    def gradient(params: PyTree, inputs: PyTree):
+        return _value_and_grad(objective, (params, objective.captured, inputs))
+
+    return gradient
+
+
+def mixed_gradient(objective: Objective) -> Gradient:
+    """The inner gradient, transposed by forward over reverse.
+
+    Reverse mode through a gradient needs products of its transposed Jacobian with a
+    cotangent `v`. The Jacobian with respect to the parameters is a Hessian, so it is
+    symmetric, and the product is the derivative of the joint gradient with respect to
+    parameters and inputs in the direction `(v, 0)`: one `jvp`, which stores nothing of
+    the graph of the gradient.
+
+    References:
+        Kemaev et al. (2025), Scalable meta-learning via mixed-mode differentiation,
+        arXiv:2505.00793.
+    """
+
+    def plain(params, captured, inputs):
+        return _value_and_grad(objective, (params, captured, inputs))
+
+    def forward(*args):
+        return plain(*args), args
+
+    def backward(args, cotangents):
+        (loss_bar, extra_bar), v = cotangents
+        leaves, treedef = jax.tree.flatten(args)
+        floats = [x for x in leaves if is_float(x)]
+        # v has a leaf for each parameter; nothing else is moved
+        zeros = [jnp.zeros_like(x) for x in floats[len(jax.tree.leaves(v)) :]]
+        direction = jax.tree.leaves(v) + zeros
+
+        def outputs(floats):
+            it = iter(floats)
+            full = [next(it) if is_float(x) else x for x in leaves]
+            params, captured, inputs = treedef.unflatten(full)
+            loss, extra = objective.pure(captured, params, inputs)
+            return loss, [x for x in jax.tree.leaves(extra) if is_float(x)]
+
+        def joint_gradient(floats, c):
+            return jax.vjp(outputs, floats)[1](c)[0]
+
+        # linear in c: its directional derivative adds the cotangents of loss and extra
+        extra_bar = [x for x in jax.tree.leaves(extra_bar) if _is_cotangent(x)]
+        at = (jnp.ones_like(loss_bar), [jnp.zeros_like(x) for x in extra_bar])
+        _, bars = jax.jvp(
+            joint_gradient, (floats, at), (direction, (loss_bar, extra_bar))
+        )
+        it = iter(bars)
+        return treedef.unflatten([next(it) if is_float(x) else None for x in leaves])
+
+    # the rule calls `plain`, so that derivatives of any order go through it
+    rule = jax.custom_vjp(plain)
+    rule.defvjp(forward, backward)
+    return lambda params, inputs: rule(params, objective.captured, inputs)
+
+
+def first_order_gradient(objective: Objective) -> Gradient:
+    """The inner gradient as a constant; refuses what acts through it alone."""
+
+    def gradient(params: PyTree, inputs: PyTree):
+        captured = objective.captured
+        value, grads = _value_and_grad(objective, (params, captured, inputs))
+        return value, jax.lax.stop_gradient(_refuse((captured, inputs), grads))
+
+    return gradient
+
+
+def _value_and_grad(objective, args):
+    def ordered(params, captured, inputs):
+        return objective.pure(captured, params, inputs)
+
+    return jax.value_and_grad(ordered, has_aux=True)(*args)
+
+
+@jax.custom_jvp
+def _refuse(acting: Any, grads: PyTree) -> PyTree:
+    """Pass `grads` on; raise when something in `acting` is being differentiated."""
+    del acting
+    return grads
+
+
+def _refuse_jvp(primals, tangents):
+    acting_dot, _ = tangents
+    if any(_is_differentiated(t) for t in jax.tree.leaves(acting_dot)):
+        raise ValueError(
+            "With `order=1` the inner gradient is a constant, so what acts through it"
+            " alone has no derivative; but a value that the loss captures, the batch"
+            " or a perturbation is being differentiated. Use `Unroll(order=2)`, or"
+            " wrap that value in `jax.lax.stop_gradient` to leave it out."
+        )
+    grads = primals[1]
+    return grads, jax.tree.map(jnp.zeros_like, grads)
+
+
+_refuse.defjvp(_refuse_jvp, symbolic_zeros=True)
+
+
+def _is_differentiated(tangent):
+    zero = isinstance(tangent, jax.custom_derivatives.SymbolicZero)
+    return not zero and tangent.dtype != jax.dtypes.float0
+
+
+def _is_cotangent(x):
+    return x.dtype != jax.dtypes.float0

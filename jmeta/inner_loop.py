@@ -1,0 +1,205 @@
+"""The inner loop: training as one compiled, differentiable function."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from jmeta import _check
+from jmeta._objective import make_objective
+from jmeta._step import Carry, Training, Y
+from jmeta._tree import split_by_path, strong
+from jmeta._typing import Key, Path, PyTree
+from jmeta.adjoint import Adjoint, Unroll
+from jmeta.adjoint._base import Loop, Outcome
+from jmeta.optim.hyperparams import assign
+
+
+class Run(NamedTuple):
+    """What an inner loop gives.
+
+    Attributes:
+        params: The trained parameters, frozen ones included.
+        opt_state: The optimizer's state, with its own hyperparameters in place.
+        state: The model's state, None without one.
+        losses: `losses[t]` is the loss before step t, shape `[steps]`.
+        aux: What the objective gave beside the loss, stacked; None without `has_aux`.
+        history: The trained parameters at each time, leading axis `steps + 1`; None
+            unless asked for.
+        steps_taken: How many steps ran, where an adjoint with a tolerance decides.
+        residual: Norm of the condition at the end, for an implicit adjoint.
+    """
+
+    params: PyTree
+    opt_state: PyTree
+    state: PyTree
+    losses: jax.Array
+    aux: PyTree
+    history: PyTree
+    steps_taken: jax.Array | None = None
+    residual: jax.Array | None = None
+
+    def parameters(self, time: int = -1) -> PyTree:
+        """The parameters after `time` steps; negative times count from the end.
+
+        Raises:
+            ValueError: The history was not kept.
+            IndexError: There is no such time.
+        """
+        if self.history is None:
+            raise ValueError(
+                "`parameters(time=...)` needs the history; call"
+                " `inner_loop(..., history=True)`."
+            )
+        _check.time(time, len(self.losses) + 1)
+        return jax.tree.map(
+            lambda param, kept: param if kept is None else kept[time],
+            self.params,
+            self.history,
+        )
+
+
+def inner_loop(
+    apply_fn: Callable[..., Any],
+    params: PyTree,
+    tx: optax.GradientTransformation,
+    steps: int,
+    *,
+    loss_fn: Callable[..., Any] | None = None,
+    batch: PyTree = None,
+    batches: PyTree = None,
+    hyperparams: Mapping[str, Any] | None = None,
+    opt_state: PyTree = None,
+    state: PyTree = None,
+    key: Key | None = None,
+    has_aux: bool = False,
+    grad_callback: Callable[[PyTree], PyTree] | None = None,
+    trainable: Callable[[Path], bool] | None = None,
+    adjoint: Adjoint = Unroll(),  # noqa: B008 (frozen, without state)
+    history: bool = False,
+    perturbations: PyTree = None,
+    active: ArrayLike | None = None,
+) -> Run:
+    """Train for some steps; everything that comes out can be differentiated.
+
+    Take `jax.grad` of anything computed from the result: with respect to `params`,
+    hyperparameters, data, or whatever `apply_fn` and `loss_fn` capture. The loop is
+    one `jax.lax.scan`, so compile time does not grow with `steps`. It is never jitted
+    for you: jit the outer function, which is what gets cached.
+
+    Args:
+        apply_fn: `apply_fn(params[, state][, inputs][, key=])` gives outputs, or
+            `(outputs, new_state)` with `state`; see `make_functional`. Without
+            `loss_fn` its output is the scalar objective.
+        params: Initial parameters, a pytree of float arrays.
+        tx: `jmeta.optim.*` or any optax transform.
+        steps: How many steps, a Python integer from 0; for a traced number see
+            `active`.
+        loss_fn: `loss_fn(outputs, targets)`, the scalar objective.
+        batch: What every step sees: `(inputs, targets)` with `loss_fn`, else inputs.
+        batches: In place of `batch`: leading axis `steps`, one slice for each step.
+        hyperparams: Overrides of the transform's settings by name: a number, an array
+            of shape `[steps]`, a callable `step -> value`, a tuple for a pair such as
+            `betas`, `PerLeaf`, `PerStep`, or `{label: override}` for parameter groups
+            and parts of an `optax.named_chain`. An override replaces a schedule and
+            never sticks: `opt_state.hyperparams` keeps the transform's own values.
+
+    Rarely needed:
+        opt_state: Go on from this optimizer state; its hyperparameters win over the
+            constructor's. Default `tx.init(params)`.
+        state: Mutable model state, carried from step to step; carries no gradient.
+        key: PRNG key; `apply_fn` gets `key=jax.random.fold_in(key, t)` at step t.
+        has_aux: The objective is `(loss, aux)`.
+        grad_callback: Gradients to gradients, before the transform, e.g. clipping.
+        trainable: Says by its path, such as `("head", "kernel")`, whether a parameter
+            is trained. The others are constants of the loop, which the outer gradient
+            still reaches. `history`, `perturbations` and `opt_state` cover the trained
+            ones, with None for the others.
+        adjoint: How the loop is differentiated, see `jmeta.adjoint`.
+        history: Keep the parameters at each time.
+        perturbations: A tree like the history, added to the parameters at each time.
+            At zeros, its gradient is the one with respect to `parameters(time=t)`.
+        active: A number of steps up to `steps`, which may be traced, one per task
+            under `vmap`; later steps do nothing and their losses are 0.
+
+    Returns:
+        A `Run`: `params, opt_state, state, losses, aux, history`.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: An argument that does not fit the others; see the message.
+
+    Example:
+        >>> import jax, jmeta
+        >>> tx = jmeta.optim.sgd()
+        >>> def meta_loss(lr):
+        ...     objective = lambda w: (w - 3.0) ** 2
+        ...     run = jmeta.inner_loop(objective, 0.0, tx, 2, hyperparams={"lr": lr})
+        ...     return (run.params - 3.0) ** 2
+        >>> loss, hypergrad = jax.jit(jax.value_and_grad(meta_loss))(0.25)
+        >>> float(loss), float(hypergrad)
+        (0.5625, -9.0)
+
+    References:
+        Grefenstette et al. (2019), Generalized inner loop meta-learning,
+        arXiv:1910.01727.
+    """
+    _check.steps(steps)
+    _check.transform(tx)
+    _check.one_batch(batch, batches, steps)
+    params, state, batch, batches = strong((params, state, batch, batches))
+    trained, merge = split_by_path(params, trainable or (lambda path: True))
+    _check.trained(trained)
+    if opt_state is None:
+        opt_state = tx.init(trained)
+    else:
+        _check.opt_state(opt_state, tx, trained)
+    if perturbations is not None:
+        perturbations = strong(perturbations)
+        _check.perturbations(perturbations, trained, steps)
+    carry = Carry(trained, strong(opt_state), jax.lax.stop_gradient(state))
+    if not steps:
+        nothing = Y(jnp.zeros((0,)), None, jax.tree.map(lambda x: x[None][:0], trained))
+        return _finish(Outcome(carry, nothing), merge, perturbations, history)
+
+    training = Training(
+        tx=tx,
+        overrides=assign(hyperparams or {}, opt_state, steps, params),
+        grad_callback=grad_callback,
+        batch=batch,
+        key=key,
+        history=history,
+        active=active,
+    )
+    xs = training.xs(steps, batches, perturbations)
+    inputs = training.inputs(carry, jax.tree.map(lambda x: x[0], xs))
+    objective = make_objective(apply_fn, loss_fn, has_aux, merge, trained, inputs)
+    make_step = functools.partial(training.make_step, objective)
+    loop = Loop(objective, make_step, training.inputs, carry, xs, steps)
+    return _finish(adjoint(loop), merge, perturbations, history)
+
+
+def _finish(outcome, merge, perturbations, history):
+    """Put together the result, with the last time's perturbation and parameters."""
+    (trained, opt_state, state), ys = outcome.carry, outcome.ys
+    if perturbations is not None:
+        trained = jax.tree.map(lambda p, d: p + d[-1], trained, perturbations)
+    kept = None
+    if history:
+        kept = jax.tree.map(
+            lambda ps, p: jnp.concatenate([ps, p[None]]), ys.params, trained
+        )
+    return Run(
+        params=merge(trained),
+        opt_state=opt_state,
+        state=state,
+        losses=ys.loss,
+        aux=ys.aux,
+        history=kept,
+        steps_taken=outcome.steps_taken,
+        residual=outcome.residual,
+    )

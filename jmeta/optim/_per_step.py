@@ -1,0 +1,129 @@
+"""What a user may write for a hyperparameter, as one value for each step."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jmeta._settings import PerLeaf, Setting, as_hyperparam
+from jmeta._typing import PyTree
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PerStep:
+    """A setting with a value for each step, along the leading axis of every leaf.
+
+    A plain array of rank 1 says the same for a single number; this is for `PerLeaf`
+    trees whose leaves have a leading steps axis.
+
+    Attributes:
+        value: An array, or a `PerLeaf` of arrays, with leading axis `steps`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> rates = PerStep(PerLeaf({"body": jnp.ones(5), "head": jnp.zeros(5)}))
+        >>> rates.value.tree["body"].shape
+        (5,)
+    """
+
+    value: Any
+
+
+def per_step(
+    name: str, value: Any, own: Setting, steps: int, params: PyTree
+) -> tuple[PyTree, Callable[[jax.Array, PyTree], Setting]]:
+    """Split an override into values per step and a function that reads them.
+
+    Args:
+        name: The hyperparameter, for messages.
+        value: The override as the user wrote it.
+        own: The transform's own value, which says whether it is a pair.
+        steps: Length of the loop.
+        params: The parameters that a `PerLeaf` must match.
+
+    Returns:
+        Arrays with leading axis `steps` in a pytree (None where there are none), and
+        `(step, x) -> value` with `x` that step's slice of them.
+
+    Raises:
+        ValueError: A value of the wrong form or length.
+    """
+    if isinstance(value, PerStep):
+        for leaf in jax.tree.leaves(value.value):
+            _check_length(name, jnp.shape(leaf), steps)
+        return as_hyperparam(_plain(value.value)), lambda step, x: x
+    if callable(value):
+        return None, lambda step, x: _check_form(name, value(step), own, params)
+    if isinstance(own, tuple) and isinstance(value, tuple):
+        _check_pair(name, value, own)
+        parts = [
+            per_step(name, v, o, steps, params) for v, o in zip(value, own, strict=True)
+        ]
+        ats = [at for _, at in parts]
+        return [xs for xs, _ in parts], lambda step, x: tuple(
+            at(step, part) for at, part in zip(ats, x, strict=True)
+        )
+    if not isinstance(value, PerLeaf) and not isinstance(own, tuple):
+        array = as_hyperparam(_plain(value))
+        if array.ndim == 1:
+            _check_length(name, array.shape, steps)
+            return array, lambda step, x: x
+    constant = _check_form(name, value, own, params)
+    return None, lambda step, x: constant
+
+
+def _plain(value):
+    if isinstance(value, list):
+        raise ValueError(
+            "A list is no override: pass an array with a value per step, or"
+            " {label: value} for parameter groups."
+        )
+    return value
+
+
+def _check_form(name, value, own, params):
+    """A single step's value: a number, a pair of them, or a value for each leaf."""
+    if isinstance(own, tuple):
+        _check_pair(name, value, own)
+        return tuple(
+            _check_form(name, v, o, params) for v, o in zip(value, own, strict=True)
+        )
+    value = as_hyperparam(_plain(value))
+    if isinstance(value, PerLeaf):
+        _check_prefix(name, value.tree, params)
+    elif value.ndim:
+        raise ValueError(
+            f"`{name}` must be a number at each step; got shape {value.shape}. Use an"
+            " array of shape [steps] for a value per step, `PerLeaf(tree)` for a value"
+            " per parameter."
+        )
+    return value
+
+
+def _check_length(name, shape, steps):
+    if not shape or shape[0] != steps:
+        raise ValueError(
+            f"`{name}` per step must have leading length `steps`={steps}; got shape"
+            f" {tuple(shape)}."
+        )
+
+
+def _check_pair(name, value, own):
+    if not isinstance(value, tuple) or len(value) != len(own):
+        raise ValueError(
+            f"`{name}` is a tuple of {len(own)} values; got {value!r}. Override all of"
+            f" them, as in {{'{name}': (a, b)}}."
+        )
+
+
+def _check_prefix(name, tree, params):
+    try:
+        jax.tree.map(lambda value, part: None, tree, params)
+    except ValueError as error:
+        raise ValueError(
+            f"`PerLeaf` for `{name}` must be a tree, or prefix, of the parameters:"
+            f" {error}"
+        ) from None
