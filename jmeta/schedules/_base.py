@@ -8,8 +8,15 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jmeta._settings import as_hyperparam
+
 Schedule: TypeAlias = Callable[[ArrayLike], jax.Array]
 """`step -> value`, elementwise in an integer step that counts updates from 0."""
+
+
+def as_floats(*values: ArrayLike) -> tuple[jax.Array, ...]:
+    """Numbers as strongly typed arrays of at least float32."""
+    return as_hyperparam(values)
 
 
 def as_step(step: ArrayLike) -> jax.Array:

@@ -3,8 +3,7 @@
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jmeta._settings import as_hyperparam
-from jmeta.schedules._base import Schedule, as_step, check_counts
+from jmeta.schedules._base import Schedule, as_floats, as_step, check_counts
 
 
 def cosine_annealing_lr(
@@ -38,7 +37,7 @@ def cosine_annealing_lr(
         restarts, arXiv:1608.03983.
     """
     check_counts(T_max=T_max)
-    lr, eta_min = as_hyperparam((lr, eta_min))
+    lr, eta_min = as_floats(lr, eta_min)
     # the remainder, which is exact, keeps the wave exact at late steps in float32
     return lambda step: _wave(lr, eta_min, as_step(step) % (2 * T_max) / T_max)
 
@@ -75,7 +74,7 @@ def cosine_annealing_warm_restarts(
         restarts, arXiv:1608.03983.
     """
     check_counts(T_0=T_0, T_mult=T_mult)
-    lr, eta_min = as_hyperparam((lr, eta_min))
+    lr, eta_min = as_floats(lr, eta_min)
 
     def schedule(step):
         step = as_step(step)

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jmeta._settings import as_hyperparam
-from jmeta.schedules._base import Schedule, as_step, check_choice
+from jmeta.schedules._base import Schedule, as_floats, as_step, check_choice
 
 
 def cyclic_lr(
@@ -56,7 +55,7 @@ def cyclic_lr(
         arXiv:1506.01186.
     """
     height = _height(step_size_up, step_size_down, mode, gamma, scale_fn, scale_mode)
-    low, high = as_hyperparam((base_lr, max_lr))
+    low, high = as_floats(base_lr, max_lr)
     return lambda step: low + (high - low) * height(as_step(step))
 
 
@@ -98,7 +97,7 @@ def cyclic_momentum(
         [1.0, 0.75, 0.5, 0.75, 1.0]
     """
     height = _height(step_size_up, step_size_down, mode, gamma, scale_fn, scale_mode)
-    low, high = as_hyperparam((base_momentum, max_momentum))
+    low, high = as_floats(base_momentum, max_momentum)
     return lambda step: high - (high - low) * height(as_step(step))
 
 
@@ -111,7 +110,7 @@ def _height(step_size_up, step_size_down, mode, gamma, scale_fn, scale_mode):
             raise ValueError(f"`{name}` must be a positive number; got {size!r}.")
     check_choice("mode", mode, ("triangular", "triangular2", "exp_range"))
     check_choice("scale_mode", scale_mode, ("cycle", "iterations"))
-    gamma = as_hyperparam(gamma)
+    (gamma,) = as_floats(gamma)
 
     def scale(step, cycle):
         if scale_fn is not None:

@@ -6,8 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jmeta._settings import as_hyperparam
-from jmeta.schedules._base import Schedule, as_step, check_counts, check_share
+from jmeta.schedules._base import (
+    Schedule,
+    as_floats,
+    as_step,
+    check_counts,
+    check_share,
+)
 
 
 def exponential_lr(lr: ArrayLike, gamma: ArrayLike) -> Schedule:
@@ -27,7 +32,7 @@ def exponential_lr(lr: ArrayLike, gamma: ArrayLike) -> Schedule:
         >>> exponential_lr(1.0, gamma=0.5)(jnp.arange(4)).tolist()
         [1.0, 0.5, 0.25, 0.125]
     """
-    lr, gamma = as_hyperparam((lr, gamma))
+    lr, gamma = as_floats(lr, gamma)
     return lambda step: lr * gamma ** as_step(step)
 
 
@@ -68,7 +73,7 @@ def linear_lr(
     check_share(positive=True, start_factor=start_factor)
     check_share(end_factor=end_factor)
     check_counts(total_iters=total_iters)
-    lr, start, end = as_hyperparam((lr, start_factor, end_factor))
+    lr, start, end = as_floats(lr, start_factor, end_factor)
 
     def schedule(step):
         done = jnp.minimum(as_step(step), total_iters) / total_iters
@@ -107,14 +112,17 @@ def polynomial_lr(
         At `total_iters=0` torch stays at `lr` for ever; here it is an error.
     """
     check_counts(total_iters=total_iters)
-    lr, power = as_hyperparam((lr, power))
+    lr, power = as_floats(lr, power)
 
     def schedule(step):
-        left = 1 - jnp.minimum(as_step(step), total_iters) / total_iters
+        # an integer, so that it ends at 0 exactly whatever the compiler makes of 1 / n
+        left = total_iters - jnp.minimum(as_step(step), total_iters)
         ended = left == 0
         # The logarithm in the derivative of 0 ** power is not finite.
         at_end = 0.0 ** jax.lax.stop_gradient(power)
-        return lr * jnp.where(ended, at_end, jnp.where(ended, 1, left) ** power)
+        return lr * jnp.where(
+            ended, at_end, jnp.where(ended, 1, left / total_iters) ** power
+        )
 
     return schedule
 
@@ -141,5 +149,5 @@ def lambda_lr(lr: ArrayLike, lr_lambda: Callable[[jax.Array], ArrayLike]) -> Sch
         raise TypeError(
             f"`lr_lambda` must be a function `step -> factor`; got {lr_lambda!r}."
         )
-    lr = as_hyperparam(lr)
-    return lambda step: lr * lr_lambda(as_step(step))
+    (lr,) = as_floats(lr)
+    return lambda step: jnp.multiply(lr, lr_lambda(as_step(step)))

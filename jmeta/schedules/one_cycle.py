@@ -5,8 +5,13 @@ import math
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jmeta._settings import as_hyperparam
-from jmeta.schedules._base import Schedule, as_step, check_choice, check_counts
+from jmeta.schedules._base import (
+    Schedule,
+    as_floats,
+    as_step,
+    check_choice,
+    check_counts,
+)
 
 
 def one_cycle_lr(
@@ -61,8 +66,8 @@ def one_cycle_lr(
     """
     total_steps = _total_steps(total_steps, epochs, steps_per_epoch)
     ends = _phase_ends(total_steps, pct_start, three_phase)
-    max_lr, div_factor, final_div_factor = as_hyperparam(
-        (max_lr, div_factor, final_div_factor)
+    max_lr, div_factor, final_div_factor = as_floats(
+        max_lr, div_factor, final_div_factor
     )
     first = max_lr / div_factor
     last = first / final_div_factor
@@ -112,7 +117,7 @@ def one_cycle_momentum(
     """
     total_steps = _total_steps(total_steps, epochs, steps_per_epoch)
     ends = _phase_ends(total_steps, pct_start, three_phase)
-    low, high = as_hyperparam((base_momentum, max_momentum))
+    low, high = as_floats(base_momentum, max_momentum)
     values = [high, low, high, high] if three_phase else [high, low, high]
     return _phases(ends, values, anneal_strategy)
 
@@ -155,7 +160,7 @@ def _phases(ends, values, anneal_strategy):
 
     def schedule(step):
         step = as_step(step)
-        value = jnp.nan
+        value = jnp.array(jnp.nan)
         # a step belongs to the first phase that it fits, so the last one comes first
         for start, end, bound, a, b in reversed(phases):
             # a phase of no length has no step of its own

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jmeta._settings import as_hyperparam
-from jmeta.schedules._base import check_choice
+from jmeta.schedules._base import as_floats, check_choice
 
 
 class PlateauState(NamedTuple):
@@ -97,9 +96,7 @@ def reduce_lr_on_plateau(
     check_choice("threshold_mode", threshold_mode, ("rel", "abs"))
     if isinstance(factor, int | float) and factor >= 1:
         raise ValueError(f"`factor` must be less than 1; got {factor}.")
-    lr, factor, threshold, min_lr, eps = as_hyperparam(
-        (lr, factor, threshold, min_lr, eps)
-    )
+    lr, factor, threshold, min_lr, eps = as_floats(lr, factor, threshold, min_lr, eps)
     # torch compares a - b only as a < b; a metric that is to rise is the same negated
     sign = 1 if mode == "min" else -1
 

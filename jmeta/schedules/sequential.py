@@ -53,7 +53,7 @@ def sequential_lr(schedules: Sequence[Schedule], milestones: Sequence[int]) -> S
 
     def sequence(step):
         step = as_step(step)
-        rate = 0.0
+        rate = jnp.zeros(())
         for start, end, schedule in spans:
             # Only steps of its own: elsewhere a schedule need not be finite, and a
             # branch that is not taken must not spoil the derivative.

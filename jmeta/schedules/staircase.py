@@ -5,9 +5,9 @@ from collections.abc import Iterable
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jmeta._settings import as_hyperparam
 from jmeta.schedules._base import (
     Schedule,
+    as_floats,
     as_step,
     check_counts,
     check_milestones,
@@ -37,7 +37,7 @@ def step_lr(lr: ArrayLike, step_size: int, gamma: ArrayLike = 0.1) -> Schedule:
         [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
     """
     check_counts(step_size=step_size)
-    lr, gamma = as_hyperparam((lr, gamma))
+    lr, gamma = as_floats(lr, gamma)
     return lambda step: lr * gamma ** (as_step(step) // step_size)
 
 
@@ -65,11 +65,11 @@ def multi_step_lr(
     """
     milestones = tuple(sorted(milestones))
     check_milestones(milestones)
-    lr, gamma = as_hyperparam((lr, gamma))
+    lr, gamma = as_floats(lr, gamma)
 
     def schedule(step):
         step = as_step(step)
-        drops = sum((step >= m).astype(step.dtype) for m in milestones)
+        drops = sum(((step >= m) for m in milestones), jnp.zeros_like(step))
         return lr * gamma**drops
 
     return schedule
@@ -103,5 +103,5 @@ def constant_lr(
     """
     check_share(factor=factor)
     check_counts(total_iters=total_iters)
-    lr, factor = as_hyperparam((lr, factor))
+    lr, factor = as_floats(lr, factor)
     return lambda step: jnp.where(as_step(step) < total_iters, lr * factor, lr)
