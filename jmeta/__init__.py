@@ -3,6 +3,13 @@
 from jmeta import adjoint as adjoint, optim as optim, schedules as schedules
 from jmeta._settings import PerLeaf as PerLeaf
 from jmeta.adjoint import Unroll as Unroll
+from jmeta.ema import (
+    EMA as EMA,
+    EMAState as EMAState,
+    ema as ema,
+    ema_params as ema_params,
+    swap_params as swap_params,
+)
 from jmeta.functional import make_functional as make_functional
 from jmeta.inner_loop import Run as Run, inner_loop as inner_loop
 from jmeta.optim._per_step import PerStep as PerStep
