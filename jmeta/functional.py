@@ -11,6 +11,7 @@ from flax.errors import InvalidRngError
 from jax.extend.random import define_prng_impl
 from jax.tree_util import keystr, tree_flatten_with_path
 
+from jmeta._tree import cast_like
 from jmeta._typing import Key, PyTree
 
 
@@ -59,8 +60,9 @@ def make_functional(
 
     Returns:
         `(apply_fn, params)`, or `(apply_fn, params, state)`. Parameters and state of
-        Flax modules are dicts of arrays, a tied parameter one leaf. Write them back
-        with `nnx.update(model, params)`, or use `{"params": params, **state}`.
+        Flax modules are dicts of arrays, a tied parameter one leaf; a new state keeps
+        the old one's dtypes, to be a scan's carry. Write them back with
+        `nnx.update(model, params)`, or use `{"params": params, **state}`.
 
     Raises:
         TypeError: A class instead of an instance, or nothing that can be called.
@@ -137,7 +139,7 @@ def _from_nnx(
         *_, new_state, _ = nnx.split(module, *drop, *rest, graph=True)
         new_state = nnx.to_pure_dict(new_state)
         _check_same_leaves(new_state, state_names, _NEW_VARIABLES)
-        return outputs, new_state
+        return outputs, cast_like(new_state, state)
 
     return _with_or_without_state(call, params, first_state, with_state)
 
@@ -177,7 +179,7 @@ def _from_linen(
         except InvalidRngError as error:
             raise ValueError(f"{_NO_KEY} {error}") from error
         _check_same_leaves(new_state, state_names, _NEW_VARIABLES)
-        return outputs, new_state
+        return outputs, cast_like(new_state, state)
 
     return _with_or_without_state(call, params, collections, with_state)
 
