@@ -42,6 +42,8 @@ def transform(tx: Any) -> None:
         use = f"Call it: pass `{getattr(tx, '__name__', 'tx')}(...)`."
     elif isinstance(getattr(tx, "tx", None), optax.GradientTransformation):
         use = "Pass the transform that it wraps, its attribute `.tx`."
+    elif callable(getattr(tx, "gradient_transformation", None)):
+        use = "Pass its `.gradient_transformation()`."
     raise TypeError(f"`tx` must be an optax transform; got {_kind(tx)}. {use}")
 
 

@@ -104,9 +104,9 @@ def _through(eqn: jex.JaxprEqn, inputs: list[Indices]) -> list[Indices]:
     match eqn.primitive.name:
         case "stop_gradient":
             return [frozenset()] * len(eqn.outvars)
-        case "jit" | "pjit" | "closed_call" | "checkpoint" | "remat2":
+        case "jit" | "pjit" | "checkpoint" | "remat2":
             return flow(params["jaxpr"], inputs)
-        case "custom_jvp_call" | "custom_vjp_call":
+        case "closed_call" | "custom_jvp_call" | "custom_vjp_call":
             return flow(params["call_jaxpr"], inputs)
         case "cond":
             branches = [flow(b, inputs[1:]) for b in params["branches"]]

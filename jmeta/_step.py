@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import keystr, tree_leaves_with_path
 
 from jmeta._objective import Inputs
 from jmeta._tree import cast_like
@@ -74,6 +75,7 @@ class Training(NamedTuple):
             params = carry.params
             if x.perturbation is not None:
                 params = jax.tree.map(jnp.add, params, x.perturbation)
+                carry = carry._replace(params=params)
             inputs = self.inputs(carry, x)
             (loss, extra), grads = gradient(params, inputs)
             if self.grad_callback is not None:
@@ -116,6 +118,14 @@ def _same_tree(grads, before):
             "`grad_callback` must give gradients like those it gets; got"
             f" {jax.tree.structure(grads)} for {jax.tree.structure(before)}."
         )
+    for (path, grad), like in zip(
+        tree_leaves_with_path(grads), jax.tree.leaves(before), strict=True
+    ):
+        if jnp.shape(grad) != like.shape:
+            raise ValueError(
+                f"`grad_callback` must keep the shapes of the gradients; leaf"
+                f" {keystr(path)!r} went from {like.shape} to {jnp.shape(grad)}."
+            )
     return cast_like(grads, before)
 
 

@@ -47,13 +47,19 @@ class Run(NamedTuple):
         """The parameters after `time` steps; negative times count from the end.
 
         Raises:
-            ValueError: The history was not kept.
+            ValueError: The history was not kept, or the run is of several loops.
             IndexError: There is no such time.
         """
         if self.history is None:
             raise ValueError(
                 "`parameters(time=...)` needs the history; call"
                 " `inner_loop(..., history=True)`."
+            )
+        if self.losses.ndim != 1:
+            raise ValueError(
+                "`parameters(time=...)` needs the run of a single loop; got one with"
+                f" `losses` of shape {self.losses.shape}. Call it in the function that"
+                " is mapped, or map it over the run."
             )
         _check.time(time, len(self.losses) + 1)
         return jax.tree.map(
@@ -161,6 +167,7 @@ def inner_loop(
     if perturbations is not None:
         perturbations = strong(perturbations)
         _check.perturbations(perturbations, trained, steps)
+    overrides = assign(hyperparams or {}, opt_state, steps, params)
     carry = Carry(trained, strong(opt_state), jax.lax.stop_gradient(state))
     if not steps:
         nothing = Y(jnp.zeros((0,)), None, jax.tree.map(lambda x: x[None][:0], trained))
@@ -168,7 +175,7 @@ def inner_loop(
 
     training = Training(
         tx=tx,
-        overrides=assign(hyperparams or {}, opt_state, steps, params),
+        overrides=overrides,
         grad_callback=grad_callback,
         batch=batch,
         key=key,

@@ -54,7 +54,8 @@ def per_step(
     if isinstance(value, PerStep):
         for leaf in jax.tree.leaves(value.value):
             _check_length(name, jnp.shape(leaf), steps)
-        return as_hyperparam(_plain(value.value)), lambda step, x: x
+        per_steps = as_hyperparam(_plain(value.value))
+        return per_steps, lambda step, x: _check_form(name, x, own, params)
     if callable(value):
         return None, lambda step, x: _check_form(name, value(step), own, params)
     if isinstance(own, tuple) and isinstance(value, tuple):
@@ -127,3 +128,19 @@ def _check_prefix(name, tree, params):
             f"`PerLeaf` for `{name}` must be a tree, or prefix, of the parameters:"
             f" {error}"
         ) from None
+
+    def check(value, part):
+        for param in jax.tree.leaves(part):
+            if not _broadcasts(jnp.shape(value), jnp.shape(param)):
+                raise ValueError(
+                    f"`PerLeaf` for `{name}` must have values that broadcast to their"
+                    f" parameter; got shape {jnp.shape(value)} for a parameter of"
+                    f" shape {jnp.shape(param)}."
+                )
+
+    jax.tree.map(check, tree, params)
+
+
+def _broadcasts(shape, to):
+    sizes = zip(reversed(shape), reversed(to), strict=False)
+    return len(shape) <= len(to) and all(a in (1, b) for a, b in sizes)

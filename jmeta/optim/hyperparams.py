@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.tree_util import DictKey, GetAttrKey, KeyPath, tree_flatten_with_path
 
-from jmeta._settings import Overridden, Setting
+from jmeta._settings import Overridden, PerLeaf, Setting
 from jmeta._typing import PyTree
 from jmeta.optim._per_step import per_step
 
@@ -128,6 +128,11 @@ def override(
         for name, own in node.hyperparams.items():
             if (path, name) in values:
                 value = values[path, name]
+                if _is_optax(node) and isinstance(value, PerLeaf):
+                    raise ValueError(
+                        f"`{name}` in optax.inject_hyperparams is one number for all"
+                        " parameters; a `PerLeaf` needs a transform of jmeta.optim."
+                    )
                 new[name] = value if _is_optax(node) else Overridden(value, own)
         return node._replace(hyperparams=new)
 
