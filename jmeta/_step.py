@@ -13,7 +13,7 @@ from jmeta._objective import Inputs
 from jmeta._tree import cast_like
 from jmeta._typing import Key, PyTree
 from jmeta.adjoint._base import Gradient, Objective, Step
-from jmeta.optim.hyperparams import Assignment, override, restore
+from jmeta.optim.hyperparams import Assignment, override, restore, stop_gradient
 
 
 class Carry(NamedTuple):
@@ -22,6 +22,15 @@ class Carry(NamedTuple):
     params: PyTree
     opt_state: PyTree
     state: PyTree
+
+
+def constant(carry: Carry) -> Carry:
+    """The same without derivative, except for the optimizer's hyperparameters."""
+    return Carry(
+        jax.lax.stop_gradient(carry.params),
+        stop_gradient(carry.opt_state),
+        jax.lax.stop_gradient(carry.state),
+    )
 
 
 class X(NamedTuple):

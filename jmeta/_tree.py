@@ -46,6 +46,11 @@ def is_float(leaf: Any) -> bool:
     return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
 
 
+def is_inexact(leaf: Any) -> bool:
+    """Whether a leaf is real or complex floating-point: it can carry a derivative."""
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
 def path_strings(path: tuple[Any, ...]) -> Path:
     """A key path as a tuple of strings, such as `("head", "kernel")`.
 

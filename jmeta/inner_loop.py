@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from jmeta import _check
 from jmeta._objective import make_objective
-from jmeta._step import Carry, Training, Y
+from jmeta._step import Carry, Training, Y, constant
 from jmeta._tree import split_by_path, strong
 from jmeta._typing import Key, Path, PyTree
 from jmeta.adjoint import Adjoint, Unroll
@@ -186,7 +186,16 @@ def inner_loop(
     inputs = training.inputs(carry, jax.tree.map(lambda x: x[0], xs))
     objective = make_objective(apply_fn, loss_fn, has_aux, merge, trained, inputs)
     make_step = functools.partial(training.make_step, objective)
-    loop = Loop(objective, make_step, training.inputs, carry, xs, steps)
+    loop = Loop(
+        objective=objective,
+        make_step=make_step,
+        inputs=training.inputs,
+        carry=carry,
+        xs=xs,
+        steps=steps,
+        constant=constant,
+        perturbations=perturbations,
+    )
     return _finish(adjoint(loop), merge, perturbations, history)
 
 

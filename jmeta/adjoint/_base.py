@@ -41,6 +41,9 @@ class Loop(NamedTuple):
         carry: Where it starts: `params`, `opt_state`, `state`.
         xs: What differs between steps, leading axis `steps`.
         steps: How many.
+        constant: `carry -> carry` without derivative, except for the hyperparameters
+            in the optimizer's state: they are settings of every later step too.
+        perturbations: What `xs` adds to the parameters at each step, or None.
     """
 
     objective: Objective
@@ -49,6 +52,8 @@ class Loop(NamedTuple):
     carry: Any
     xs: PyTree
     steps: int
+    constant: Callable[[Any], Any]
+    perturbations: PyTree
 
 
 class Outcome(NamedTuple):

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jmeta._tree import is_float
+from jmeta._tree import is_inexact
 from jmeta._typing import PyTree
 from jmeta.adjoint._base import Gradient, Objective
 
@@ -42,17 +42,17 @@ def mixed_gradient(objective: Objective) -> Gradient:
     def backward(args, cotangents):
         (loss_bar, extra_bar), v = cotangents
         leaves, treedef = jax.tree.flatten(args)
-        floats = [x for x in leaves if is_float(x)]
+        floats = [x for x in leaves if is_inexact(x)]
         # v has a leaf for each parameter; nothing else is moved
         zeros = [jnp.zeros_like(x) for x in floats[len(jax.tree.leaves(v)) :]]
         direction = jax.tree.leaves(v) + zeros
 
         def outputs(floats):
             it = iter(floats)
-            full = [next(it) if is_float(x) else x for x in leaves]
+            full = [next(it) if is_inexact(x) else x for x in leaves]
             params, captured, inputs = treedef.unflatten(full)
             loss, extra = objective.pure(captured, params, inputs)
-            return loss, [x for x in jax.tree.leaves(extra) if is_float(x)]
+            return loss, [x for x in jax.tree.leaves(extra) if is_inexact(x)]
 
         def joint_gradient(floats, c):
             return jax.vjp(outputs, floats)[1](c)[0]
@@ -64,7 +64,7 @@ def mixed_gradient(objective: Objective) -> Gradient:
             joint_gradient, (floats, at), (direction, (loss_bar, extra_bar))
         )
         it = iter(bars)
-        return treedef.unflatten([next(it) if is_float(x) else None for x in leaves])
+        return treedef.unflatten([next(it) if is_inexact(x) else None for x in leaves])
 
     # the rule calls `plain`, so that derivatives of any order go through it
     rule = jax.custom_vjp(plain)
@@ -72,13 +72,14 @@ def mixed_gradient(objective: Objective) -> Gradient:
     return lambda params, inputs: rule(params, objective.captured, inputs)
 
 
-def first_order_gradient(objective: Objective) -> Gradient:
+def first_order_gradient(objective: Objective, perturbations: PyTree) -> Gradient:
     """The inner gradient as a constant; refuses what acts through it alone."""
 
     def gradient(params: PyTree, inputs: PyTree):
         captured = objective.captured
         value, grads = _value_and_grad(objective, (params, captured, inputs))
-        return value, jax.lax.stop_gradient(_refuse((captured, inputs), grads))
+        acting = (captured, inputs, perturbations)
+        return value, jax.lax.stop_gradient(_refuse(acting, grads))
 
     return gradient
 

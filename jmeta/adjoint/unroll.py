@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jmeta._jaxpr import hoist
 from jmeta._typing import PyTree
 from jmeta.adjoint._base import Gradient, Loop, Objective, Outcome, Step, scan
 from jmeta.adjoint._gradient import (
@@ -89,7 +88,8 @@ class Unroll:
         """Run the loop so that reverse mode goes back through its steps."""
         cut = 0 if self.last is None else max(loop.steps - self.last, 0)
         if not cut:
-            step = loop.make_step(self._gradient(loop.objective))
+            gradient = self._gradient(loop.objective, loop.perturbations)
+            step = loop.make_step(gradient)
             carry, ys = self._scan(step, loop.carry, loop.xs, loop.steps)
             return Outcome(carry, ys)
         early = jax.tree.map(lambda x: x[:cut], loop.xs)
@@ -100,9 +100,9 @@ class Unroll:
         ys = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), early_ys, late_ys)
         return Outcome(carry, ys)
 
-    def _gradient(self, objective: Objective) -> Gradient:
+    def _gradient(self, objective: Objective, perturbations: PyTree) -> Gradient:
         if self.order == 1:
-            return first_order_gradient(objective)
+            return first_order_gradient(objective, perturbations)
         if not self.mixed:
             return reverse_gradient(objective)
         gradient = mixed_gradient(objective)
@@ -115,13 +115,15 @@ class Unroll:
 
     def _without_derivative(self, loop, xs, steps):
         """Run steps from which no derivative comes back, whatever they capture."""
-        step = loop.make_step(reverse_gradient(loop.objective))
-        x = jax.tree.map(lambda x: x[0], xs)
-        pure, captured, _ = hoist(step, loop.carry, x)
-        captured, carry, xs = jax.lax.stop_gradient((captured, loop.carry, xs))
-        return jax.lax.scan(
-            lambda carry, x: pure(captured, carry, x), carry, xs, length=steps
-        )
+        captured = jax.lax.stop_gradient(loop.objective.captured)
+        gradient = reverse_gradient(loop.objective._replace(captured=captured))
+        step = loop.make_step(lambda *args: gradient(*jax.lax.stop_gradient(args)))
+
+        def cut_step(carry, x):
+            carry, y = step(carry, x)
+            return loop.constant(carry), jax.lax.stop_gradient(y)
+
+        return jax.lax.scan(cut_step, loop.constant(loop.carry), xs, length=steps)
 
     def _scan(self, step: Step, carry, xs, steps: int):
         if self.checkpoint is None:

@@ -164,6 +164,15 @@ def restore(
     return _map_nodes(put_back, opt_state) if overridden else opt_state
 
 
+def stop_gradient(opt_state: PyTree) -> PyTree:
+    """Cut the derivative of a state, except that of the hyperparameters in it."""
+    own = {place.path: place.values for place in places(opt_state)}
+    return _map_nodes(
+        lambda path, node: node._replace(hyperparams=own[path]),
+        jax.lax.stop_gradient(opt_state),
+    )
+
+
 def without_hyperparams(opt_state: PyTree) -> PyTree:
     """The state with None for the hyperparameters, to compare structures."""
     return _map_nodes(lambda path, node: node._replace(hyperparams=None), opt_state)
