@@ -11,5 +11,13 @@ from jmeta.ema import (
     swap_params as swap_params,
 )
 from jmeta.functional import make_functional as make_functional
+from jmeta.higher import (
+    apply_trainable_opt_params as apply_trainable_opt_params,
+    create_diff_optim as create_diff_optim,
+    get_diff_optim as get_diff_optim,
+    get_trainable_opt_params as get_trainable_opt_params,
+    innerloop_ctx as innerloop_ctx,
+    monkeypatch as monkeypatch,
+)
 from jmeta.inner_loop import Run as Run, inner_loop as inner_loop
 from jmeta.optim._per_step import PerStep as PerStep

@@ -1,0 +1,229 @@
+"""A model with fast parameters: called like a module, pure for JAX."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from jmeta import _check
+from jmeta._tree import strong
+from jmeta._typing import PyTree
+from jmeta.functional import make_functional
+from jmeta.inner_loop import Run
+
+
+class FunctionalModel:
+    """A model that remembers its parameters at every time; made by `monkeypatch`.
+
+    `fmodel(x)` uses the newest parameters; in the loss of a step those that are being
+    differentiated. `fmodel(x, params=p)` uses `p` and leaves the history as it is.
+
+    One weight is replaced by a new tree, here of an nnx or linen model:
+
+        fast = fmodel.fast_params
+        fmodel.fast_params = {**fast, "head": {**fast["head"], "kernel": kernel}}
+
+    and a submodule is called through a function of its own:
+
+        encode, _ = make_functional(model.encoder)
+        encode(fmodel.fast_params["encoder"], x)
+
+    Attributes:
+        apply_fn: The pure function, `apply_fn(params[, state], *args, **kwargs)`.
+        state: The mutable state (BatchNorm statistics), None without one. A step sets
+            it to what the calls in its loss made of it, one after the other; calls
+            outside a step read it. It carries no gradient, as torch's buffers. To
+            update it by hand: `outputs, fmodel.state = fmodel.apply_fn(
+            fmodel.fast_params, fmodel.state, x)`.
+
+    Note:
+        With a state, the loss of a step cannot call `fmodel` inside a `jax.vmap`,
+        `jax.jit` or `jax.lax.scan` of its own, out of which no state could come; call
+        `apply_fn` there.
+    """
+
+    def __init__(
+        self,
+        apply_fn: Callable[..., Any],
+        params: PyTree,
+        state: PyTree = None,
+        *,
+        track_higher_grads: bool = True,
+    ):
+        self.apply_fn = apply_fn
+        self.state = state
+        self._track_higher_grads = track_higher_grads
+        self._times: list[Callable[[], PyTree]] = [lambda: params]
+        self._loss: _Loss | None = None
+
+    def __call__(self, *args: Any, params: PyTree = None, **kwargs: Any) -> Any:
+        """Apply the model; all arguments but `params` are passed on."""
+        params = self.fast_params if params is None else params
+        if self.state is None:
+            return self.apply_fn(params, *args, **kwargs)
+        outputs, state = self.apply_fn(params, self.state, *args, **kwargs)
+        if self._loss is not None:
+            self.state = jax.lax.stop_gradient(state)
+        return outputs
+
+    @property
+    def track_higher_grads(self) -> bool:
+        """Whether the parameters of every time are kept."""
+        return self._track_higher_grads
+
+    @property
+    def fast_params(self) -> PyTree:
+        """The newest parameters; setting them begins a new time."""
+        return self.parameters()
+
+    @fast_params.setter
+    def fast_params(self, params: PyTree) -> None:
+        params = strong(params)
+        _check_like(params, self.fast_params)
+        self._append([lambda: params])
+
+    @property
+    def init_fast_params(self) -> PyTree:
+        """The parameters at time 0."""
+        return self.parameters(time=0)
+
+    def parameters(self, time: int | None = None) -> PyTree:
+        """The parameters after so many updates.
+
+        Args:
+            time: 0 for the initial ones, up to the number of updates; negative times
+                count from the end; None is the newest.
+
+        Raises:
+            ValueError: Another time than the newest without `track_higher_grads`.
+            IndexError: There is no such time.
+
+        Note:
+            JAX has no gradient with respect to a value inside a computation, such as
+            `autograd.grad(loss, fmodel.parameters(time=t))`; for that give
+            `inner_loop` its `perturbations`.
+        """
+        time = -1 if time is None else time
+        if not self._track_higher_grads and time != -1:
+            raise ValueError(
+                "With `track_higher_grads=False` only the newest parameters are kept,"
+                f" `time=-1`; got `time={time}`. Keep a copy of earlier ones, or set"
+                " `track_higher_grads=True`."
+            )
+        _check.time(time, len(self._times))
+        if self._loss is not None and time in (-1, len(self._times) - 1):
+            self._loss.reached = True
+            return self._loss.params
+        return self._times[time]()
+
+    def _append(self, times: list[Callable[[], PyTree]]) -> None:
+        if self._loss is not None:
+            raise RuntimeError(
+                "The parameters are being differentiated, so they cannot be set inside"
+                " the loss of a step; pass `fmodel(x, params=...)` there."
+            )
+        if not self._track_higher_grads:
+            self._times, times = [], times[-1:]
+        self._times += times
+
+    def _advance(self, run: Run, steps: int) -> None:
+        """Take over what an inner loop gave."""
+        self.state = run.state
+        if run.history is None:
+            self._append([lambda: run.params] * steps)
+        else:
+            # sliced when asked for, so that a long loop costs nothing here
+            self._append(
+                [functools.partial(run.parameters, t + 1) for t in range(steps)]
+            )
+
+    @contextlib.contextmanager
+    def _differentiating(self, params: PyTree, state: PyTree) -> Iterator["_Loss"]:
+        """Compute a loss with these parameters; afterwards all is as it was before."""
+        before = self._loss, self.state
+        self._loss, self.state = _Loss(params), state
+        try:
+            yield self._loss
+        finally:
+            self._loss, self.state = before
+
+
+class _Loss:
+    """The parameters that a loss is being differentiated by; whether it read them."""
+
+    def __init__(self, params: PyTree):
+        self.params = params
+        self.reached = False
+
+
+def monkeypatch(
+    model: Any,
+    *,
+    device: Any = None,
+    copy_initial_weights: bool = True,
+    track_higher_grads: bool = True,
+) -> FunctionalModel:
+    """Make a model whose parameters change by steps, leaving the model as it is.
+
+    Args:
+        model: A Flax nnx module, `(linen module, variables)`, `(apply_fn, params)` or
+            `(apply_fn, params, state)`, as `make_functional` gives them.
+        device: A `jax.Device` or sharding to put parameters and state on.
+        copy_initial_weights: Cut the initial parameters from the gradient. With False
+            it reaches what `params` was made of, as MAML needs it.
+        track_higher_grads: Keep the parameters of every time. With False only the
+            newest are kept.
+
+    Returns:
+        The model with fast parameters.
+
+    Raises:
+        TypeError: `model` is none of these.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> fmodel = monkeypatch((lambda params, x: params * x, jnp.array(2.0)))
+        >>> fmodel.fast_params = jnp.array(3.0)
+        >>> [float(fmodel.parameters(time=t)) for t in (0, 1)], float(fmodel(10.0))
+        ([2.0, 3.0], 30.0)
+    """
+    apply_fn, params, state = _split(model)
+    params, state = jax.device_put(strong((params, state)), device)
+    if copy_initial_weights:
+        params = jax.lax.stop_gradient(params)
+    return FunctionalModel(
+        apply_fn,
+        params,
+        jax.lax.stop_gradient(state),
+        track_higher_grads=track_higher_grads,
+    )
+
+
+def _split(model: Any) -> tuple[Any, ...]:
+    if isinstance(model, FunctionalModel):
+        raise TypeError(
+            "`model` has fast parameters already; pass what it was made of, or"
+            " `(fmodel.apply_fn, fmodel.fast_params)` to go on from them."
+        )
+    if not isinstance(model, tuple | list):
+        parts = make_functional(model)
+    elif len(model) == 2:
+        parts = make_functional(*model)
+    elif len(model) == 3 and callable(model[0]):
+        parts = model
+    else:
+        raise TypeError(
+            "`model` must be an nnx module, `(linen module, variables)`, `(apply_fn,"
+            f" params)` or `(apply_fn, params, state)`; got {len(model)} entries."
+        )
+    return tuple(parts) if len(parts) == 3 else (*parts, None)
+
+
+def _check_like(params, before):
+    if jax.tree.structure(params) != jax.tree.structure(before):
+        raise ValueError(
+            "`fast_params` must be a tree like the parameters before; got"
+            f" {jax.tree.structure(params)}, expected {jax.tree.structure(before)}."
+        )

@@ -1,0 +1,156 @@
+"""Settings of an optimizer taken out, to be learned, and put back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.tree_util import DictKey, GetAttrKey, KeyPath, SequenceKey
+
+from jmeta import _check
+from jmeta._tree import is_float, strong
+from jmeta._typing import PyTree
+from jmeta.higher._groups import by_label, group_labels
+from jmeta.optim.hyperparams import Assignment, assign, places
+
+
+def get_trainable_opt_params(tx: optax.GradientTransformation) -> dict[str, Any]:
+    """The numeric settings of an optimizer, in the form of an `override`.
+
+    Args:
+        tx: `jmeta.optim.*`, `optax.inject_hyperparams(...)(...)`, or
+            `optax.partition` of them for parameter groups, with labels given as a
+            function.
+
+    Returns:
+        `{name: [value for each parameter group]}` of arrays, tuples for pairs; for a
+        name that only some groups have `{label: value}`. Booleans such as `nesterov`
+        are fixed in the factory and left out. A schedule counts with its first value.
+
+    Raises:
+        TypeError: `tx` is no transform.
+        ValueError: It keeps no settings in its state, or one of them twice.
+
+    Example:
+        >>> import jmeta
+        >>> values = get_trainable_opt_params(jmeta.optim.adam(lr=0.5))
+        >>> sorted(values), values["lr"][0].item(), len(values["betas"][0])
+        (['betas', 'eps', 'lr', 'weight_decay'], 0.5, 2)
+    """
+    _check.transform(tx)
+    opt_state = tx.init({})
+    found = places(opt_state)
+    labels = group_labels(opt_state) or [None]
+    trainable: dict[str, Any] = {}
+    for name in dict.fromkeys(name for place in found for name in place.values):
+        values = {}
+        for label in labels:
+            having = [
+                place
+                for place in found
+                if name in place.values and (label is None or label in place.groups)
+            ]
+            if len(having) > 1:
+                raise ValueError(
+                    f"`{name}` occurs {len(having)} times in a parameter group of this"
+                    " transform; take the values from `jmeta.optim.hyperparams.places`."
+                )
+            if having and _is_trainable(having[0], name):
+                values[label] = strong(having[0].values[name])
+        if values:
+            every = len(values) == len(labels)
+            trainable[name] = list(values.values()) if every else values
+    if not trainable:
+        raise ValueError(
+            "This transform keeps no settings in its state. Use jmeta.optim, or wrap it"
+            " with optax.inject_hyperparams."
+        )
+    return trainable
+
+
+def _is_trainable(place, name):
+    leaves = jax.tree.leaves(place.values[name])
+    return name not in place.scheduled and all(map(is_float, leaves))
+
+
+def apply_trainable_opt_params(
+    tx: optax.GradientTransformation, values: Mapping[str, Any]
+) -> optax.GradientTransformationExtraArgs:
+    """The same optimizer with other settings, such as learned ones.
+
+    Args:
+        tx: The optimizer.
+        values: As `get_trainable_opt_params` gives them and an `override` takes them.
+            Names that are left out keep their value.
+
+    Returns:
+        A new transform, whose state begins with these values; one takes the place of a
+        schedule for good.
+
+    Raises:
+        TypeError: `tx` is no transform.
+        ValueError: An unknown name, or a value that does not fit; from its `init`.
+
+    Example:
+        >>> import jmeta
+        >>> tx = apply_trainable_opt_params(jmeta.optim.sgd(), {"lr": [0.5]})
+        >>> tx.init({}).hyperparams["lr"].item()
+        0.5
+    """
+    _check.transform(tx)
+    inner_update = optax.with_extra_args_support(tx).update
+
+    def targets(opt_state, params):
+        overrides = by_label(values, group_labels(opt_state))
+        return assign(overrides, opt_state, 1, params)
+
+    def init(params: PyTree) -> PyTree:
+        opt_state = tx.init(params)
+        first = jnp.zeros((), jnp.int32)
+        for target in targets(opt_state, params):
+            xs = jax.tree.map(lambda x: x[0], target.xs)
+            opt_state = _set_at(opt_state, _path(target), target.at(first, xs))
+        return opt_state
+
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
+    ) -> tuple[PyTree, PyTree]:
+        updates, new = inner_update(updates, state, params, **extra_args)
+        for target in targets(state, params):
+            # a schedule inside does not move it on
+            new = _set_at(new, _path(target), _get_at(state, _path(target)))
+        return updates, new
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _path(target: Assignment) -> KeyPath:
+    return (*target.path, GetAttrKey("hyperparams"), DictKey(target.name))
+
+
+def _get_at(node, path):
+    for key in path:
+        match key:
+            case GetAttrKey():
+                node = getattr(node, key.name)
+            case DictKey():
+                node = node[key.key]
+            case SequenceKey():
+                node = node[key.idx]
+    return node
+
+
+def _set_at(node, path, value):
+    """Replace what stands at a path; unlike `jax.tree.map` this keeps dicts' order."""
+    if not path:
+        return value
+    new = _set_at(_get_at(node, path[:1]), path[1:], value)
+    match path[0]:
+        case GetAttrKey(name):
+            return node._replace(**{name: new})
+        case DictKey(key):
+            return node | {key: new}
+        case SequenceKey(i):
+            return type(node)([*node[:i], new, *node[i + 1 :]])
+    raise AssertionError(path)
