@@ -42,3 +42,31 @@ def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     """
     nonzero = denominator != 0
     return jnp.where(nonzero, numerator / jnp.where(nonzero, denominator, 1), 0)
+
+
+def scale(factor: jax.Array, x: jax.Array) -> jax.Array:
+    """`factor * x`, with a fast derivative with respect to a scalar factor.
+
+    The derivative of a product with respect to a scalar is a sum over all entries,
+    which XLA's CPU backend adds up one by one. Written as a product with a row of ones
+    the same sum is a matrix-vector product, several times faster; the value is still
+    computed as an elementwise product.
+
+    Args:
+        factor: Scalar, or an array that broadcasts with `x`.
+        x: Array of any shape.
+
+    Returns:
+        `factor * x`.
+
+    Example:
+        >>> import jax
+        >>> x = jnp.ones((2, 3))
+        >>> float(jax.grad(lambda factor: scale(factor, x).sum())(2.0))
+        6.0
+    """
+    if jnp.ndim(factor) or jnp.ndim(x) < 2:
+        return factor * x
+    rows = (*jnp.shape(x)[:-1], 1)
+    ones = jnp.ones((1, jnp.shape(x)[-1]), jnp.result_type(factor))
+    return jnp.broadcast_to(factor, rows) @ ones * x

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jmeta._numerics import safe_sqrt
+from jmeta._numerics import safe_sqrt, scale
 from jmeta._settings import Setting, check_ranges
 from jmeta._typing import PyTree
 from jmeta.optim._base import per_leaf
@@ -57,8 +57,8 @@ def adam_family(
         else:
             decay = 0.0
             grad = grad + weight_decay * param
-        exp_avg = beta1 * exp_avg + (1 - beta1) * grad
-        exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad**2
+        exp_avg = exp_avg + scale(1 - beta1, grad - exp_avg)
+        exp_avg_sq = scale(beta2, exp_avg_sq) + scale(1 - beta2, grad**2)
         bias_correction1 = 1 - beta1**step
         bias_correction2 = 1 - beta2**step
         slots = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
@@ -66,7 +66,7 @@ def adam_family(
             exp_avg_sq = jnp.maximum(max_exp_avg_sq, exp_avg_sq)
             slots["max_exp_avg_sq"] = exp_avg_sq
         denom = safe_sqrt(exp_avg_sq) / jnp.sqrt(bias_correction2) + eps
-        return -decay - lr / bias_correction1 * exp_avg / denom, slots
+        return -decay - scale(lr / bias_correction1, exp_avg / denom), slots
 
     def zeros(hp, param):
         del hp

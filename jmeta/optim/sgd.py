@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jmeta._numerics import scale
 from jmeta._settings import Setting, check_ranges
 from jmeta._typing import PyTree
 from jmeta.optim._base import per_leaf
@@ -91,7 +92,7 @@ def sgd(
         del step
         momentum = hp["momentum"]
         grad = (-grad if maximize else grad) + hp["weight_decay"] * param
-        decayed = momentum * momentum_buffer
+        decayed = scale(momentum, momentum_buffer)
         # Until a momentum other than 0 begins the buffer it holds the last gradient,
         # so that the derivative in a momentum of 0 is the limit.
         zero = momentum == 0
@@ -106,7 +107,7 @@ def sgd(
             "momentum_buffer": buffer,
             "started": started | jnp.any(momentum != 0),
         }
-        return -hp["lr"] * direction, slots
+        return -scale(hp["lr"], direction), slots
 
     slots = {
         "momentum_buffer": lambda hp, param: jnp.zeros_like(param),
