@@ -20,10 +20,7 @@ import jmeta
 
 SLOPE, FIRST_WEIGHT = 3.5, -0.9914729595184326
 TX = jmeta.optim.sgd()
-
-
-def model(weight, x):
-    return x * weight
+model = jnp.multiply  # one weight times x: a linear layer of 1x1 without bias
 
 
 def mse(outputs, targets):
@@ -51,7 +48,7 @@ def by_context(settings, weight, data, steps, copy=False):
 
 
 def by_inner_loop(settings, weight, data, steps, active=None):
-    """The same as one compiled loop, of which only `active` steps run."""
+    """The same as one compiled loop, of which `active` steps run."""
     options = {"hyperparams": settings, "history": True, "active": active}
     run = jmeta.inner_loop(model, weight, TX, steps, loss_fn=mse, batch=data, **options)
     return (run.params - SLOPE) ** 2, run.history
@@ -61,8 +58,9 @@ def report(title, meta_loss, steps, weight=FIRST_WEIGHT):
     """Differentiate and print; returns the meta-loss, the path and the gradients."""
     settings, data = settings_and_data()
     hypergrad = jax.value_and_grad(meta_loss, argnums=(0, 1), has_aux=True)
-    at = settings, jnp.float64(weight), data, steps
-    (loss, path), (of_settings, of_weight) = hypergrad(*at)
+    hypergrad = jax.jit(hypergrad, static_argnums=3)
+    result = hypergrad(settings, jnp.float64(weight), data, steps)
+    (loss, path), (of_settings, of_weight) = result
     print(f"{title}\n  weights   {' '.join(f'{w:.4f}' for w in path)}")
     print(f"  meta-loss {loss:.18f}\n  gradient  lr {of_settings['lr']:.4f}", end="")
     print(f"  momentum {of_settings['momentum']:.4f}  first weight {of_weight:.6f}")
@@ -76,9 +74,9 @@ def hypergrads_by_steps(most):
     def meta_loss(settings, weight, steps):
         return by_inner_loop(settings, weight, data, most, active=steps)[0]
 
+    steps, weight = jnp.arange(1, most + 1), jnp.float64(FIRST_WEIGHT)
     gradients = jax.vmap(jax.grad(meta_loss, argnums=(0, 1)), in_axes=(None, None, 0))
-    steps = jnp.arange(1, most + 1)
-    of_settings, of_weight = gradients(settings, jnp.float64(FIRST_WEIGHT), steps)
+    of_settings, of_weight = jax.jit(gradients)(settings, weight, steps)
     return steps, of_settings | {"first weight": of_weight}
 
 
@@ -90,10 +88,10 @@ def plot(path, steps, hypergrads, out):
     left, right = figure.subplots(1, 2)
     left.axhline(SLOPE, color="gray", linestyle="--", label=f"true slope {SLOPE}")
     left.plot(path, "o-", label="weight")
-    left.set(title="The weight learns", xlabel="step")
+    left.set(title="The weight learns", xlabel="step", xticks=range(len(path)))
     for name, values in hypergrads.items():
         right.plot(steps, values, ".-", label=name)
-    right.set(title="Gradient of the meta-loss", xlabel="number of steps")
+    right.set(title="Hypergradient", xlabel="number of steps", xticks=steps[3::4])
     left.legend()
     right.legend()
     pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +113,7 @@ def main(steps=5, out="out/toy.png"):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--out", default="out/toy.png")
     main(**vars(parser.parse_args()))
