@@ -14,7 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from . import corner_cases, hypergradients, problems, toy, trajectories
+from . import (
+    autograd,
+    averages,
+    corner_cases,
+    hypergradients,
+    lbfgs,
+    maml,
+    models,
+    modules,
+    plateau,
+    problems,
+    schedules,
+    sparse_adam,
+    toy,
+    trajectories,
+)
 from .read import FOLDER, read
 from .write import write
 
@@ -23,7 +38,17 @@ SECTIONS = {
     "trajectories": trajectories.record,
     "hypergradients": hypergradients.record,
     "corner_cases": corner_cases.record,
+    "lbfgs": lbfgs.record,
+    "sparse_adam": sparse_adam.record,
     "toy": toy.record,
+    "maml": maml.record,
+    "schedules": schedules.record,
+    "schedule_hypergradients": schedules.record_hypergradients,
+    "plateau": plateau.record,
+    "averages": averages.record,
+    "modules": modules.record,
+    "models": models.record,
+    "autograd": autograd.record,
 }
 """Every section and the function that records its cases."""
 
