@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 
 from jmeta._typing import PyTree
 
@@ -86,5 +87,5 @@ def scan(
     """`jax.lax.scan`, except that a single step is called, not compiled as a loop."""
     if steps == 1:
         carry, y = step(carry, jax.tree.map(lambda x: x[0], xs))
-        return carry, jax.tree.map(lambda y: y[None], y)
+        return carry, jax.tree.map(lambda y: jnp.asarray(y)[None], y)
     return jax.lax.scan(step, carry, xs, length=steps, unroll=unroll)
