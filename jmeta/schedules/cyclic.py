@@ -6,7 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jmeta.schedules._base import Schedule, as_floats, as_step, check_choice
+from jmeta.schedules._base import (
+    Schedule,
+    as_floats,
+    as_step,
+    check_choice,
+    integer_power,
+)
 
 
 def cyclic_lr(
@@ -116,7 +122,7 @@ def _height(step_size_up, step_size_down, mode, gamma, scale_fn, scale_mode):
         if scale_fn is not None:
             return scale_fn(cycle if scale_mode == "cycle" else step)
         if mode == "exp_range":
-            return gamma**step
+            return integer_power(gamma, step)
         return 0.5 ** (cycle - 1) if mode == "triangular2" else 1.0
 
     def height(step):

@@ -12,6 +12,7 @@ from jmeta.schedules._base import (
     as_step,
     check_counts,
     check_share,
+    integer_power,
 )
 
 
@@ -33,7 +34,7 @@ def exponential_lr(lr: ArrayLike, gamma: ArrayLike) -> Schedule:
         [1.0, 0.5, 0.25, 0.125]
     """
     lr, gamma = as_floats(lr, gamma)
-    return lambda step: lr * gamma ** as_step(step)
+    return lambda step: lr * integer_power(gamma, as_step(step))
 
 
 def linear_lr(

@@ -12,6 +12,7 @@ from jmeta.schedules._base import (
     check_counts,
     check_milestones,
     check_share,
+    integer_power,
 )
 
 
@@ -38,7 +39,7 @@ def step_lr(lr: ArrayLike, step_size: int, gamma: ArrayLike = 0.1) -> Schedule:
     """
     check_counts(step_size=step_size)
     lr, gamma = as_floats(lr, gamma)
-    return lambda step: lr * gamma ** (as_step(step) // step_size)
+    return lambda step: lr * integer_power(gamma, as_step(step) // step_size)
 
 
 def multi_step_lr(
@@ -70,7 +71,7 @@ def multi_step_lr(
     def schedule(step):
         step = as_step(step)
         drops = sum(((step >= m) for m in milestones), jnp.zeros_like(step))
-        return lr * gamma**drops
+        return lr * integer_power(gamma, drops)
 
     return schedule
 
