@@ -1,0 +1,174 @@
+"""A torch module's weights and running statistics in the trees of a Flax module."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jmeta._typing import PyTree
+from jmeta.from_torch._match import (
+    Flatten,
+    Names,
+    check_names,
+    leaves_by_path,
+    match,
+    translate,
+    with_leaves,
+)
+
+_STATISTICS = {"running_mean": "mean", "running_var": "var"}
+_BUFFERS = (*_STATISTICS, "num_batches_tracked")
+
+
+def parameters(
+    state_dict: Mapping[str, Any],
+    like: PyTree,
+    *,
+    names: Names | None = None,
+    flatten: Flatten | None = None,
+) -> PyTree:
+    """Put a torch module's weights into the parameters of the same Flax network.
+
+    Converts Linear, Conv1d to Conv3d, BatchNorm, LayerNorm, GroupNorm, Embedding, RNN,
+    LSTM and GRU (layers and cells) for linen and nnx; other parameters are taken as
+    they are, under the same name.
+
+        torch                  Flax
+        weight [out, in]       kernel [in, out]
+        weight [out, in, h, w] kernel [h, w, in, out], for NHWC inputs
+        weight of a norm       scale
+        weight of an Embedding embedding
+        weight_ih, weight_hh   the kernels of a cell's gates
+        bias_ih, bias_hh       their sum, where the cell has one bias a gate
+
+    Names are matched as they are, so that a Flax module with torch's attribute names
+    needs no `names`. Nothing is matched by order or by shape.
+
+    Args:
+        state_dict: What torch's `module.state_dict()` returned, arrays or CPU tensors.
+            Running statistics in it are left to `state`.
+        like: Parameters of the Flax module, as `make_functional` returns them.
+        names: Flax path by torch name, both dotted, for modules or single parameters:
+            `{"0": "Dense_0", "body.1": "layers.1"}`. The longest beginning counts.
+            None leaves out, for instance the second name of a tied weight. A layer of
+            an LSTM, GRU or RNN goes by `rnn.l0`, `rnn.l1`, `rnn.l0_reverse`, and
+            belongs to a cell.
+        flatten: For a Linear after flattened feature maps, by its torch name, the
+            shape `(channels, *space)` that was flattened: `{"fc": (16, 7, 7)}`. torch
+            flattens channels first, Flax channels last.
+
+    Returns:
+        A tree like `like`, with its dtypes and torch's values.
+
+    Raises:
+        ValueError: Something in torch or in `like` has no counterpart, the shapes
+            differ, or the order of a flattened input is not known.
+
+    Example:
+        >>> import jmeta, numpy as np
+        >>> from flax import nnx
+        >>> torch_weights = {"fc.weight": np.ones((3, 2)), "fc.bias": np.ones(3)}
+        >>> _, params = jmeta.make_functional(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
+        >>> params = parameters(torch_weights, params, names={"fc": ""})
+        >>> params["kernel"].shape
+        (2, 3)
+
+    Differs from torch:
+        Flax's LayerNorm and GroupNorm add `epsilon=1e-6` by default, torch 1e-5;
+        BatchNorm's 1e-5 is the same. A gate's two biases are trained apart in torch:
+        outputs of recurrent nets agree, but a step of SGD moves the biases' sum twice
+        as far there. Transposed convolutions and attention are laid out in another
+        way and are not converted.
+    """
+    arrays = {
+        name: np.asarray(value)
+        for name, value in state_dict.items()
+        if name.rpartition(".")[2] not in _BUFFERS
+    }
+    names, flatten = names or {}, flatten or {}
+    check_names(list(state_dict), names, flatten)
+    leaves = leaves_by_path(like)
+    found, unmatched = match(arrays, leaves, names, flatten)
+    missing = [path for path in leaves if path not in found]
+    if unmatched or missing:
+        raise ValueError(_unmatched(unmatched, missing, arrays, leaves))
+    return with_leaves(like, found)
+
+
+def state(
+    state_dict: Mapping[str, Any], like: PyTree, *, names: Names | None = None
+) -> PyTree:
+    """Put a torch module's running statistics into the state of the Flax network.
+
+    Args:
+        state_dict: What torch's `module.state_dict()` returned, as in `parameters`.
+        like: State of the Flax module, as `make_functional` returns it: nnx's
+            statistics, or linen's `{"batch_stats": ...}`.
+        names: As in `parameters`; may be the same.
+
+    Returns:
+        A tree like `like` with torch's `running_mean` and `running_var` as `mean` and
+        `var`. What is no running statistic stays as it is in `like`.
+
+    Raises:
+        ValueError: A statistic in torch or in `like` has no counterpart, or the shapes
+            differ.
+
+    Example:
+        >>> import numpy as np
+        >>> like = {"norm": {"mean": np.zeros(2), "var": np.ones(2)}}
+        >>> torch_buffers = {
+        ...     "bn.running_mean": np.ones(2),
+        ...     "bn.running_var": np.full(2, 4.0),
+        ... }
+        >>> state(torch_buffers, like, names={"bn": "norm"})["norm"]["var"].tolist()
+        [4.0, 4.0]
+
+    Differs from torch:
+        torch's next running variance averages the unbiased variance of a batch, n /
+        (n - 1) times the one that Flax averages, and its `momentum` is the share of
+        the new batch where Flax's is that of the old value: `1 - momentum`.
+    """
+    names = names or {}
+    check_names(list(state_dict), names, {})
+    leaves = leaves_by_path(like)
+    found, unmatched, wanted = {}, [], {}
+    for name, value in state_dict.items():
+        parent, _, leaf = name.rpartition(".")
+        if leaf not in _STATISTICS:
+            continue
+        module = translate(parent, names)
+        if module is None:
+            continue
+        path = ".".join(filter(None, (module, _STATISTICS[leaf])))
+        in_linen = f"batch_stats.{path}"
+        wanted[name] = np.asarray(value)
+        if path in leaves or in_linen in leaves:
+            found[path if path in leaves else in_linen] = wanted[name]
+        else:
+            unmatched.append(name)
+    statistics = [p for p in leaves if p.rpartition(".")[2] in _STATISTICS.values()]
+    missing = [path for path in statistics if path not in found]
+    if unmatched or missing:
+        raise ValueError(_unmatched(unmatched, missing, wanted, leaves))
+    return with_leaves(like, found)
+
+
+def _unmatched(
+    names: list[str],
+    paths: list[str],
+    arrays: Mapping[str, np.ndarray],
+    leaves: Mapping[str, jax.Array],
+) -> str:
+    def listed(keys, shaped):
+        return ", ".join(
+            f"{key} {shaped[key].shape}" if key in shaped else key for key in keys
+        )
+
+    return (
+        "Each torch name must belong to one Flax leaf; without counterpart are, in "
+        f"torch: {listed(names, arrays) or 'none'}; in Flax: "
+        f"{listed(paths, leaves) or 'none'}. Pass `names={{torch name: Flax path}}`, "
+        "with None for what is to be left out."
+    )
