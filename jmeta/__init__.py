@@ -1,8 +1,21 @@
 """Differentiable, compiled inner loops: the JAX port of PyTorch's `higher`."""
 
-from jmeta import adjoint as adjoint, optim as optim, schedules as schedules
+from jmeta import (
+    adjoint as adjoint,
+    from_torch as from_torch,
+    optim as optim,
+    schedules as schedules,
+)
 from jmeta._settings import PerLeaf as PerLeaf
-from jmeta.adjoint import Unroll as Unroll
+from jmeta.adjoint import (
+    FixedPoint as FixedPoint,
+    ForwardMode as ForwardMode,
+    Implicit as Implicit,
+    Root as Root,
+    StationaryPoint as StationaryPoint,
+    Unroll as Unroll,
+    proximal as proximal,
+)
 from jmeta.ema import (
     EMA as EMA,
     EMAState as EMAState,
@@ -20,4 +33,10 @@ from jmeta.higher import (
     monkeypatch as monkeypatch,
 )
 from jmeta.inner_loop import Run as Run, inner_loop as inner_loop
+from jmeta.linear_solve import (
+    CG as CG,
+    GMRES as GMRES,
+    Neumann as Neumann,
+    NormalCG as NormalCG,
+)
 from jmeta.optim._per_step import PerStep as PerStep

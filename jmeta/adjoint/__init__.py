@@ -1,4 +1,12 @@
 """How a loop is differentiated: what is stored, recomputed and transposed."""
 
 from jmeta.adjoint._base import Adjoint as Adjoint
+from jmeta.adjoint.forward import ForwardMode as ForwardMode
+from jmeta.adjoint.implicit import (
+    FixedPoint as FixedPoint,
+    Implicit as Implicit,
+    Root as Root,
+    StationaryPoint as StationaryPoint,
+    proximal as proximal,
+)
 from jmeta.adjoint.unroll import Unroll as Unroll

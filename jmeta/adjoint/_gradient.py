@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jmeta._tree import is_inexact
 from jmeta._typing import PyTree
 from jmeta.adjoint._base import Gradient, Objective
+from jmeta.adjoint._symbolic import differentiated
 
 
 def reverse_gradient(objective: Objective) -> Gradient:
@@ -100,7 +101,7 @@ def _refuse(acting: Any, grads: PyTree) -> PyTree:
 
 def _refuse_jvp(primals, tangents):
     acting_dot, _ = tangents
-    if any(_is_differentiated(t) for t in jax.tree.leaves(acting_dot)):
+    if differentiated(acting_dot):
         raise ValueError(
             "With `order=1` the inner gradient is a constant, so what acts through it"
             " alone has no derivative; but a value that the loss captures, the batch"
@@ -112,11 +113,6 @@ def _refuse_jvp(primals, tangents):
 
 
 _refuse.defjvp(_refuse_jvp, symbolic_zeros=True)
-
-
-def _is_differentiated(tangent):
-    zero = isinstance(tangent, jax.custom_derivatives.SymbolicZero)
-    return not zero and tangent.dtype != jax.dtypes.float0
 
 
 def _is_cotangent(x):

@@ -1,0 +1,159 @@
+"""Differentiate a loop by carrying tangents along with it."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jmeta._jaxpr import hoist
+from jmeta._tree import is_inexact
+from jmeta._typing import PyTree
+from jmeta.adjoint._base import Loop, Outcome, scan
+from jmeta.adjoint._gradient import reverse_gradient
+from jmeta.adjoint._symbolic import differentiated
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ForwardMode:
+    """Forward mode: constant memory in the number of steps, for a few scalars.
+
+    Carries one tangent of the parameters and the optimizer's state for each number
+    that is differentiated: learning rates, momenta, knots of a schedule. It works
+    under `jax.grad` as under `jax.jvp`; the tangents are computed with the loop, and
+    what is left to transpose is one small product. Also called real-time recurrent
+    learning or RTHO.
+
+    Args:
+        limit: Most numbers to carry a tangent for. An array of `steps` rates counts
+            `steps`; a callable hyperparameter counts what it captures.
+
+    Raises:
+        ValueError: More numbers are differentiated than `limit`; says how many. Use
+            `Unroll` for initial parameters, data and learned losses.
+
+    Example:
+        >>> import jax, jmeta
+        >>> def meta_loss(lr):
+        ...     hyperparams, square = {"lr": lr}, lambda w: w**2
+        ...     run = jmeta.inner_loop(
+        ...         square,
+        ...         1.0,
+        ...         jmeta.optim.sgd(),
+        ...         2,
+        ...         hyperparams=hyperparams,
+        ...         adjoint=ForwardMode(),
+        ...     )
+        ...     return run.params
+        >>> float(jax.grad(meta_loss)(0.25))
+        -2.0
+
+    References:
+        Franceschi et al. (2017), Forward and reverse gradient-based hyperparameter
+        optimization, arXiv:1703.01785. Micaelli and Storkey (2021), Gradient-based
+        hyperparameter optimization over long horizons, arXiv:2007.07869.
+    """
+
+    limit: int = 64
+
+    def __call__(self, loop: Loop) -> Outcome:
+        """Run the loop so that its derivative is carried forward with it."""
+        step = loop.make_step(reverse_gradient(loop.objective))
+
+        def run(carry, xs):
+            return scan(step, carry, xs, loop.steps)
+
+        pure, captured, _ = hoist(run, loop.carry, loop.xs)
+        inputs = _Inputs(captured, *loop.carry, loop.xs)
+
+        def run_inputs(inputs: _Inputs):
+            carry = type(loop.carry)(inputs.params, inputs.opt_state, inputs.state)
+            return pure(inputs.captured, carry, inputs.per_step)
+
+        # the rule calls `run_inputs`, so that derivatives of any order go through it
+        rule = jax.custom_jvp(run_inputs)
+
+        def jvp(primals, tangents):
+            (inputs,), (inputs_dot,) = primals, tangents
+            self._check_count(inputs_dot)
+            return _forward(run_inputs, inputs, inputs_dot)
+
+        rule.defjvp(jvp, symbolic_zeros=True)
+        return Outcome(*rule(inputs))
+
+    def _check_count(self, inputs_dot):
+        counts = {
+            name: sum(jnp.size(leaf) for _, leaf in differentiated(part))
+            for name, part in zip(inputs_dot._fields, inputs_dot, strict=True)
+        }
+        total = sum(counts.values())
+        if total > self.limit:
+            parts = ", ".join(f"{n} in {name}" for name, n in counts.items() if n)
+            raise ValueError(
+                "`ForwardMode` carries a tangent for each number that is"
+                f" differentiated; got {total} ({parts}), more than `limit`="
+                f"{self.limit}. Use `Unroll()`, or raise the limit."
+            )
+
+
+class _Inputs(NamedTuple):
+    """A loop's inputs by the names that messages use."""
+
+    captured: list[Any]
+    params: PyTree
+    opt_state: PyTree
+    state: PyTree
+    per_step: PyTree
+
+
+def _forward(fun, inputs, inputs_dot):
+    """The outputs and their tangents, in one pass with a tangent for each number."""
+    leaves, treedef = jax.tree.flatten(inputs)
+    dots = [dot if differentiated(dot) else None for dot in jax.tree.leaves(inputs_dot)]
+    pairs = zip(leaves, dots, strict=True)
+    moving = [jnp.asarray(x) for x, dot in pairs if dot is not None]
+    flat_dots = [jnp.ravel(dot) for dot in dots if dot is not None]
+    treedef_out = None
+
+    def outputs(moving):
+        nonlocal treedef_out
+        it = iter(moving)
+        pairs = zip(leaves, dots, strict=True)
+        full = [x if dot is None else next(it) for x, dot in pairs]
+        outs, treedef_out = jax.tree.flatten(fun(treedef.unflatten(full)))
+        # None keeps the place of what carries no derivative
+        return (
+            [x if is_inexact(x) else None for x in outs],
+            [None if is_inexact(x) else x for x in outs],
+        )
+
+    def column(j):
+        """The derivative of every output with respect to the j-th number."""
+        direction, start = [], 0
+        for x in moving:
+            one = (jnp.arange(x.size) == j - start).astype(x.dtype)
+            direction.append(one.reshape(x.shape))
+            start += x.size
+        return jax.jvp(outputs, (moving,), (direction,), has_aux=True)
+
+    indices = jnp.arange(sum(x.size for x in moving))
+    floats, columns, others = jax.vmap(column, out_axes=(None, 0, None))(indices)
+    primals = [x if y is None else y for x, y in zip(floats, others, strict=True)]
+    tangents = [
+        np.zeros(jnp.shape(y), jax.dtypes.float0)
+        if jacobian is None
+        else _combine(jacobian, flat_dots)
+        for jacobian, y in zip(columns, others, strict=True)
+    ]
+    return treedef_out.unflatten(primals), treedef_out.unflatten(tangents)
+
+
+def _combine(jacobian, dots):
+    """Sum of the Jacobian's rows, weighted with the inputs' tangents."""
+    total, start = jnp.zeros(jacobian.shape[1:], jacobian.dtype), 0
+    for dot in dots:
+        rows = jacobian[start : start + dot.size]
+        total = total + jnp.tensordot(dot.astype(rows.dtype), rows, axes=1)
+        start += dot.size
+    return total

@@ -1,0 +1,266 @@
+"""Differentiate a converged loop by the implicit function theorem."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jmeta._jaxpr import hoist
+from jmeta._tree import is_inexact
+from jmeta._typing import PyTree
+from jmeta.adjoint._base import Loop, Outcome, scan
+from jmeta.adjoint._gradient import reverse_gradient
+from jmeta.adjoint._symbolic import differentiated
+from jmeta.linear_solve import CG, GMRES, Neumann, NormalCG
+
+Condition = Callable[[PyTree], PyTree]
+"""`params -> residual`, a tree like the parameters, which is 0 at the solution."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StationaryPoint:
+    """The inner gradient is 0: a minimum of the inner objective."""
+
+    def residual(self, loop: Loop, carry: Any, x: PyTree, params: PyTree) -> PyTree:
+        """The inner gradient at `params`."""
+        inputs = loop.inputs(carry, x)
+        return reverse_gradient(loop.objective)(params, inputs)[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedPoint:
+    """A step of the optimizer, from where its state ended, does not move."""
+
+    def residual(self, loop: Loop, carry: Any, x: PyTree, params: PyTree) -> PyTree:
+        """What a step adds to `params`."""
+        step = loop.make_step(reverse_gradient(loop.objective))
+        new, _ = step(carry._replace(params=params), x)
+        return jax.tree.map(jnp.subtract, new.params, params)
+
+
+@dataclasses.dataclass(frozen=True)
+class Root:
+    """A condition of the user's: `fn(params)` is 0.
+
+    Args:
+        fn: From parameters to a tree like them; may capture traced values.
+    """
+
+    fn: Condition
+
+    def residual(self, loop: Loop, carry: Any, x: PyTree, params: PyTree) -> PyTree:
+        """`fn` at `params`."""
+        del loop, carry, x
+        return self.fn(params)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Implicit:
+    """Implicit differentiation at the solution: constant memory, no unrolling.
+
+    The loop runs to a solution `p` of `F(p, theta) = 0`, where `theta` is everything
+    the condition captures; how it got there does not matter. Then
+
+        dF/dp dp = -dF/dtheta dtheta
+
+    gives the derivative of `run.params` by one linear solve, in forward and in reverse
+    mode. It is as good as the loop converged: look at `run.residual`. Only
+    `run.params` carries a derivative.
+
+    Where the loop starts, and settings such as the learning rate, do not move the
+    solution; differentiating them raises. For a loop that stays near its start (iMAML)
+    write `inner_loop(objective, stop_gradient(meta), ...)` with an objective that
+    captures `meta` and contains `proximal(params, meta, weight)`.
+
+    Args:
+        solver: `CG()`, for a symmetric positive definite dF/dp such as the Hessian at a
+            minimum; `NormalCG()` or `GMRES()` for any other; `Neumann()`.
+        condition: `StationaryPoint()`, `FixedPoint()` or `Root(fn)`.
+        tol: Stop as soon as the condition's norm is at most this; `steps` is then a
+            maximum and `run.steps_taken` says how many were taken. The losses of steps
+            not taken are 0.
+
+    Raises:
+        ValueError: Initial parameters, an optimizer state, perturbations, a batch for
+            each step, or a setting outside the condition is differentiated.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jmeta
+        >>> def solution(target):
+        ...     objective = lambda w: (w - target) ** 2
+        ...     tx = jmeta.optim.sgd(lr=0.25)
+        ...     return jmeta.inner_loop(
+        ...         objective, 0.0, tx, 30, adjoint=Implicit()
+        ...     ).params
+        >>> float(jax.grad(solution)(3.0))
+        1.0
+
+    References:
+        Bengio (2000), Gradient-based optimization of hyperparameters. Rajeswaran et al.
+        (2019), Meta-learning with implicit gradients, arXiv:1909.04630. Blondel et al.
+        (2022), Efficient and modular implicit differentiation, arXiv:2105.15183.
+    """
+
+    solver: CG | NormalCG | GMRES | Neumann = CG()  # noqa: RUF009 (frozen)
+    condition: StationaryPoint | FixedPoint | Root = StationaryPoint()
+    tol: float | None = None
+
+    def __call__(self, loop: Loop) -> Outcome:
+        """Run the loop so that its end can be differentiated implicitly."""
+        if loop.xs.batch is not None:
+            raise ValueError(
+                "`Implicit` needs one condition, so the same data at every step; got"
+                " `batches`. Pass `batch`, or use `Unroll()`."
+            )
+        last = jax.tree.map(lambda x: x[-1], loop.xs)
+
+        def condition(params, carry):
+            return self.condition.residual(loop, carry, last, params)
+
+        def run_loop(carry, xs):
+            return self._run(loop._replace(carry=carry, xs=xs), condition)
+
+        run, moving, _ = hoist(run_loop, loop.carry, loop.xs)
+        residual, theta, _ = hoist(condition, loop.carry.params, loop.carry)
+        inert = [x for x in moving if not any(x is y for y in theta)]
+        inputs = _Inputs(theta, inert, *loop.carry, loop.xs)
+
+        def solve(inputs: _Inputs) -> tuple[PyTree, tuple[Any, ...]]:
+            it = iter(inputs.captured)
+            by_id = dict(zip(map(id, theta), inputs.theta, strict=True))
+            captured = [by_id[id(x)] if id(x) in by_id else next(it) for x in moving]
+            carry = type(loop.carry)(inputs.params, inputs.opt_state, inputs.state)
+            carry, *rest = run(captured, carry, inputs.per_step)
+            norm = optax.global_norm(residual(inputs.theta, carry.params, carry))
+            return carry.params, (carry, *rest, norm)
+
+        rule = jax.custom_jvp(solve)
+
+        def jvp(primals, tangents):
+            (inputs,), (inputs_dot,) = primals, tangents
+            _refuse(inputs_dot)
+            params, rest = rule(inputs)
+            carry = jax.lax.stop_gradient(rest[0])
+            params_dot = self._theorem(
+                lambda params, theta: residual(theta, params, carry),
+                params,
+                inputs.theta,
+                inputs_dot.theta,
+            )
+            return (params, rest), (params_dot, jax.tree.map(_zero_tangent, rest))
+
+        rule.defjvp(jvp, symbolic_zeros=True)
+        params, (carry, ys, steps_taken, norm) = rule(inputs)
+        return Outcome(carry._replace(params=params), ys, steps_taken, norm)
+
+    def _run(self, loop: Loop, condition) -> tuple[Any, PyTree, jax.Array | None]:
+        step = loop.make_step(reverse_gradient(loop.objective))
+        first = jax.tree.map(lambda x: x[0], loop.xs)
+        _, y = jax.eval_shape(step, loop.carry, first)
+        if y.params is not None:
+            raise ValueError(
+                "`history=True` needs the whole trajectory, which `Implicit()` does not"
+                " keep. Use `Unroll()`."
+            )
+        if self.tol is None:
+            return *scan(step, loop.carry, loop.xs, loop.steps), None
+
+        def unfinished(while_carry):
+            t, done, *_ = while_carry
+            return ~done & (t < loop.steps)
+
+        def body(while_carry):
+            t, _, carry, ys = while_carry
+            done = optax.global_norm(condition(carry.params, carry)) <= self.tol
+            new, y = step(carry, jax.tree.map(lambda x: x[t], loop.xs))
+            new = jax.tree.map(lambda a, b: jnp.where(done, b, a), new, carry)
+            ys = jax.tree.map(
+                lambda ys, y: ys.at[t].set(jnp.where(done, ys[t], y)), ys, y
+            )
+            return jnp.where(done, t, t + 1), done, new, ys
+
+        ys = jax.tree.map(lambda y: jnp.zeros((loop.steps, *y.shape), y.dtype), y)
+        start = (jnp.zeros((), jnp.int32), jnp.zeros((), bool), loop.carry, ys)
+        t, _, carry, ys = jax.lax.while_loop(unfinished, body, start)
+        return carry, ys, t
+
+    def _theorem(self, condition, params, theta, theta_dot):
+        """The solution's tangent: minus the inverse of dF/dp times dF/dtheta."""
+        is_moving = [bool(differentiated(dot)) for dot in theta_dot]
+        moving = [x for x, m in zip(theta, is_moving, strict=True) if m]
+        dots = [dot for dot, m in zip(theta_dot, is_moving, strict=True) if m]
+
+        def at(moving):
+            it = iter(moving)
+            full = [next(it) if m else x for x, m in zip(theta, is_moving, strict=True)]
+            return condition(params, full)
+
+        _, change = jax.jvp(at, (moving,), (dots,))
+        _, matvec = jax.linearize(lambda params: condition(params, theta), params)
+        return self.solver(matvec, jax.tree.map(jnp.negative, change))
+
+
+class _Inputs(NamedTuple):
+    """A loop's inputs, apart from each other by whether they move the solution."""
+
+    theta: list[Any]
+    captured: list[Any]
+    params: PyTree
+    opt_state: PyTree
+    state: PyTree
+    per_step: PyTree
+
+
+_INERT = {
+    "captured": "a setting or a value that the optimality condition does not contain",
+    "params": "the initial parameters",
+    "opt_state": "the optimizer's state, or a setting given to its constructor",
+    "state": "the model's state",
+    "per_step": "`perturbations` or a setting per step",
+}
+
+
+def _refuse(inputs_dot):
+    for name, what in _INERT.items():
+        if differentiated(getattr(inputs_dot, name)):
+            raise ValueError(
+                "With `Implicit` only what stands in the optimality condition has a"
+                f" derivative; but {what} is being differentiated. Put it in the loss"
+                " (a weight decay too; for the initial parameters start from"
+                " `stop_gradient(meta)` and add `proximal(params, meta, weight)`), or"
+                " use `Unroll()`."
+            )
+
+
+def _zero_tangent(x):
+    if is_inexact(x):
+        return jnp.zeros_like(x)
+    return np.zeros(jnp.shape(x), jax.dtypes.float0)
+
+
+def proximal(params: PyTree, center: PyTree, weight: jax.typing.ArrayLike) -> jax.Array:
+    """Half the weighted squared distance: 0.5 * weight * ||params - center||^2.
+
+    Args:
+        params: A tree of arrays.
+        center: A tree like it.
+        weight: Scalar.
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(proximal({"w": jnp.array([1.0, 3.0])}, {"w": jnp.zeros(2)}, 0.5))
+        2.5
+
+    References:
+        Rajeswaran et al. (2019), Meta-learning with implicit gradients,
+        arXiv:1909.04630.
+    """
+    squares = jax.tree.map(lambda p, c: jnp.sum((p - c) ** 2), params, center)
+    return 0.5 * weight * sum(jax.tree.leaves(squares))
