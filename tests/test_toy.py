@@ -81,7 +81,7 @@ def test_both_ways_agree_in_float64():
     assert_trees_close(by_context, by_inner_loop, F64_SAME)
 
     _, data = toy.settings_and_data()
-    meta_loss = jax.jit(lambda at: toy.by_inner_loop(*at, data, 5)[0])
+    meta_loss = jax.jit(lambda at: toy.by_inner_loop(at[0], at[1], data, 5)[0])
     at = settings, jnp.float64(toy.FIRST_WEIGHT)
     expected = finite_difference_grad(meta_loss, at)
     assert_trees_close(by_inner_loop[1], expected, F64_DIFFERENCE)

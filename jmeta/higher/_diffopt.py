@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jmeta import _check
@@ -27,7 +28,7 @@ class DifferentiableOptimizer:
         tx: The transform.
         opt_state: Its state, with its own settings in place of the overrides.
         losses: What the newest `step` or `run` minimised, before each of its steps,
-            shape `[steps]`; None before the first.
+            shape `[steps]`; empty before the first.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class DifferentiableOptimizer:
         self.opt_state = jax.device_put(
             first if opt_state is None else opt_state, device
         )
-        self.losses: jax.Array | None = None
+        self.losses = jnp.zeros((0,))
         self._labels = group_labels(first)
         self._override = by_label(override, self._labels)
         self._grad_callback = grad_callback
@@ -183,10 +184,11 @@ _NOT_REACHED = (
 def _takes_params(loss_fn, with_batch, must):
     """Whether a loss function takes the parameters, besides a batch."""
     if not callable(loss_fn):
+        got = "an array" if isinstance(loss_fn, jax.Array) else f"{loss_fn!r}"
         raise TypeError(
             "`step` takes a function that computes the loss, since JAX has no tape; got"
-            f" a {type(loss_fn).__name__}. In place of `diffopt.step(loss(fmodel(x),"
-            " y))` write `diffopt.step(lambda: loss(fmodel(x), y))`."
+            f" {got}. In place of `diffopt.step(loss(fmodel(x), y))` write"
+            " `diffopt.step(lambda: loss(fmodel(x), y))`."
         )
     signature = inspect.signature(loss_fn)
     for takes in (True,) if must else (False, True):
@@ -297,7 +299,7 @@ def create_diff_optim(
 
     Example:
         >>> import jax.numpy as jnp, jmeta
-        >>> fmodel = jmeta.higher.monkeypatch((lambda w, x: w * x, jnp.array(1.0)))
+        >>> fmodel = jmeta.monkeypatch((lambda w, x: w * x, jnp.array(1.0)))
         >>> diffopt = create_diff_optim(jmeta.optim.sgd, {"lr": 0.25}, fmodel=fmodel)
         >>> float(diffopt.step(lambda: fmodel(2.0) ** 2))
         -1.0
