@@ -129,7 +129,9 @@ def _averaged(
 
 
 def _equals_torch(path: list[Params], shadows: list[Params], decay: float) -> None:
-    module = torch.nn.ParameterDict({n.replace(".", "_"): p for n, p in path[0].items()})
+    module = torch.nn.ParameterDict(
+        {n.replace(".", "_"): p for n, p in path[0].items()}
+    )
     averaged = AveragedModel(module, avg_fn=get_ema_avg_fn(decay))
     for params, shadow in zip(path, shadows, strict=True):
         with torch.no_grad():

@@ -184,9 +184,7 @@ def clipping() -> list[dict[str, Any]]:
             ("inactive", 50.0, 5),
             ("mixed", middle, 12),
         ):
-            row = made(
-                "clip", f"{kind}/{name}", simple(*chosen, steps, clip=limit)
-            )
+            row = made("clip", f"{kind}/{name}", simple(*chosen, steps, clip=limit))
             rows.append(row | {"max_norm": limit, "unclipped_norms": norms[:steps]})
     return rows
 
@@ -202,12 +200,19 @@ def frozen() -> list[dict[str, Any]]:
 
 
 def unused() -> list[dict[str, Any]]:
-    """A parameter that the inner objective does not use: skipped likewise."""
+    """A parameter that the inner objective does not use: skipped likewise.
+
+    With a gradient of zeros instead of none, torch would decay it.
+    """
     problem = mlp(unused=True)
-    return [
-        made("unused", name, simple(*chosen, problem=problem))
-        for name, chosen in DECAYED.items()
-    ]
+    zero = replace(problem, inner=lambda p: problem.inner(p) + 0 * p["unused"].sum())
+    rows = []
+    for name, chosen in DECAYED.items():
+        row = made("unused", name, simple(*chosen, problem=problem))
+        other = simple(*chosen, problem=zero)
+        decayed = real(other, other.settings(), zero.params)["params"][-1]
+        rows.append(row | {"final_with_zero_gradient": decayed})
+    return rows
 
 
 def averages() -> list[dict[str, Any]]:
@@ -248,7 +253,9 @@ def second_derivatives() -> list[dict[str, Any]]:
     for name in ("sgd", "sgd_momentum", "adam", "adam_eps", "rmsprop", "rmsprop_full"):
         optimizer, kwargs, _ = CONFIGURATIONS[name]
         for steps in (1, 5):
-            row = made("second_lr", f"{name}/T{steps}", simple(optimizer, kwargs, steps))
+            row = made(
+                "second_lr", f"{name}/T{steps}", simple(optimizer, kwargs, steps)
+            )
             run = simple(optimizer, kwargs, steps)
             settings, params = run.settings(), run.problem.params
             lr = torch.tensor(settings["0/lr"], requires_grad=True)

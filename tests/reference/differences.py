@@ -53,9 +53,9 @@ def check(
     allowed = RELATIVE * abs(best) + OF_OUTER * abs(at_0)
     if not apart <= allowed:
         raise Disagrees(
-            f"`{name}` must agree with central differences of torch.optim to {RELATIVE} "
-            f"relative; got {value!r}, differences give {best!r} (sure to {spread:.1e}). "
-            "Not recorded: correct the update or the case."
+            f"`{name}` must agree with central differences of torch.optim to "
+            f"{RELATIVE} relative; got {value!r}, differences give {best!r} (sure to "
+            f"{spread:.1e}). Not recorded: correct the update or the case."
         )
     return float(apart / max(abs(best), 1e-300))
 

@@ -56,7 +56,9 @@ def compared(run: Run, row: dict[str, Any], *, copy: bool = False) -> dict[str, 
         inputs = [*fmodel.parameters(time=0), *map_flat(settings)]
         grads = torch.autograd.grad(outer, inputs, allow_unused=True)
     names = list(run.problem.params)
-    found = {n: None if g is None else g.numpy() for n, g in zip(names, grads)}
+    found = {
+        n: None if g is None else g.numpy() for n, g in zip(names, grads, strict=False)
+    }
     rest = iter(grads[len(names) :])
     given = {
         name: [_number(next(rest)) for _ in value]

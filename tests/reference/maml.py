@@ -95,7 +95,9 @@ def row(params: Params, data: dict, steps: int) -> dict[str, Any]:
         """Real runs: torch.optim.SGD on every task."""
         at = params if d is None else {n: p + h * d[n] for n, p in params.items()}
         rate = LR + h if d is None else LR
-        return float(np.mean([sgd_loss(at, data, t, steps, rate) for t in range(TASKS)]))
+        return float(
+            np.mean([sgd_loss(at, data, t, steps, rate) for t in range(TASKS)])
+        )
 
     check(f"maml T{steps}: lr", d_lr.item(), moved, size=1e-3)
     for name, p in params.items():

@@ -13,9 +13,7 @@ SETTINGS: dict[str, tuple[str, dict]] = {
     "min_rel": ("noisy", dict(factor=0.5, patience=5, threshold=0.01)),
     "min_abs": (
         "noisy",
-        dict(
-            factor=0.5, patience=3, threshold=0.05, threshold_mode="abs", cooldown=4
-        ),
+        dict(factor=0.5, patience=3, threshold=0.05, threshold_mode="abs", cooldown=4),
     ),
     "max_rel": (
         "rising",

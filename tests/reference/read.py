@@ -5,7 +5,8 @@
     for row in cases("hypergradients"):
         row["name"], row["optimizer"], row["settings"], row["d_settings"]
 
-A case is a nested dict of numbers, strings, lists and read-only numpy arrays.
+A case is a nested dict of numbers, strings, lists and read-only numpy arrays; pairs of
+settings (betas, etas, step_sizes) are tuples, as torch and jmeta take them.
 """
 
 import functools
@@ -58,9 +59,15 @@ def _read(section: str, folder: Path) -> dict[str, dict[str, Any]]:
             array.setflags(write=False)
             return array
         if isinstance(node, dict):
-            return {key: decode(value) for key, value in node.items()}
+            decoded = {key: decode(value) for key, value in node.items()}
+            pairs = {k: tuple(v) for k, v in decoded.items() if _is_pair(k, v)}
+            return decoded | pairs
         if isinstance(node, list):
             return [decode(value) for value in node]
         return node
 
     return {row["name"]: row for row in map(decode, tree["cases"])}
+
+
+def _is_pair(key: str, value: Any) -> bool:
+    return key in ("betas", "etas", "step_sizes") and isinstance(value, list)

@@ -1,8 +1,8 @@
 """Records the reference numbers with torch and higher; see README.md.
 
-    python -m tests.reference.record             all sections
-    python -m tests.reference.record toy maml    only these
-    python -m tests.reference.record --check     record again and compare, write nothing
+python -m tests.reference.record             all sections
+python -m tests.reference.record toy maml    only these
+python -m tests.reference.record --check     record again and compare, write nothing
 """
 
 import argparse
@@ -25,6 +25,7 @@ from . import (
     modules,
     plateau,
     problems,
+    schedule_hypergradients,
     schedules,
     sparse_adam,
     toy,
@@ -43,7 +44,7 @@ SECTIONS = {
     "toy": toy.record,
     "maml": maml.record,
     "schedules": schedules.record,
-    "schedule_hypergradients": schedules.record_hypergradients,
+    "schedule_hypergradients": schedule_hypergradients.record,
     "plateau": plateau.record,
     "averages": averages.record,
     "modules": modules.record,
@@ -90,7 +91,10 @@ def _differences(place: str, old: Any, new: Any) -> list[str]:
         pairs = [(f"{place}/{key}", old[key], new[key]) for key in old]
         return [line for pair in pairs for line in _differences(*pair)]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = [(f"{place}[{i}]", *pair) for i, pair in enumerate(zip(old, new))]
+        pairs = [
+            (f"{place}[{i}]", *pair)
+            for i, pair in enumerate(zip(old, new, strict=True))
+        ]
         return [line for pair in pairs for line in _differences(*pair)]
     if isinstance(old, float | np.ndarray) and np.shape(old) == np.shape(new):
         largest = np.max(np.abs(old), initial=0.0, where=np.isfinite(old))

@@ -52,7 +52,9 @@ class Run:
         found: Settings = {}
         for g, group in enumerate(self.optimizer_of(self.problem.params).param_groups):
             for name in self.names_of_settings():
-                found[f"{g}/{name}"] = group[name]
+                value = group[name]
+                pair = isinstance(value, tuple)
+                found[f"{g}/{name}"] = tuple(value) if pair else float(value)
         for t, override in enumerate(self.per_step or []):
             found |= {f"step {t}/{name}": value for name, value in override.items()}
         return found

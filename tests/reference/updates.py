@@ -21,7 +21,9 @@ def sgd(g: Tensor, p: Tensor, state: dict, hp: dict, flags: dict) -> Tensor:
     momentum, dampening = hp["momentum"], hp["dampening"]
     started = "momentum_buffer" in state
     if momentum != 0:
-        buf = momentum * state["momentum_buffer"] + (1 - dampening) * g if started else g
+        buf = (
+            momentum * state["momentum_buffer"] + (1 - dampening) * g if started else g
+        )
         state["momentum_buffer"] = buf
         state.pop("limit", None)
     elif started:

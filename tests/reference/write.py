@@ -38,7 +38,10 @@ def write(section: str, rows: list[dict[str, Any]], folder: Path) -> None:
             return [encode(value) for value in node]
         return node
 
-    tree = {"torch": torch.__version__.split("+")[0], "cases": [encode(r) for r in rows]}
+    tree = {
+        "torch": torch.__version__.split("+")[0],
+        "cases": [encode(r) for r in rows],
+    }
     values = np.concatenate([*entries, np.zeros(0)])
     np.savez_compressed(folder / f"{section}.npz", values=values)
     lines = ",\n".join(json.dumps(row) for row in tree["cases"])
