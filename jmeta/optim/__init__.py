@@ -7,6 +7,7 @@ from jmeta.optim.adamax import adamax as adamax
 from jmeta.optim.adamw import adamw as adamw
 from jmeta.optim.asgd import asgd as asgd
 from jmeta.optim.finite import finite as finite
+from jmeta.optim.lbfgs import lbfgs as lbfgs
 from jmeta.optim.nadam import nadam as nadam
 from jmeta.optim.param_groups import param_groups as param_groups
 from jmeta.optim.radam import radam as radam

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
+from jax.core import Tracer, eval_jaxpr
 from jax.custom_derivatives import SymbolicZero
 
 _ELEMENTWISE = dict.fromkeys(
@@ -61,7 +62,7 @@ def _with_rule(closed: jex.ClosedJaxpr) -> Callable[..., list[Any]]:
     @jax.custom_jvp
     def run(*values):
         consts, args = values[:num_consts], values[num_consts:]
-        return list(jax.core.eval_jaxpr(closed.jaxpr, consts, *args))
+        return list(eval_jaxpr(closed.jaxpr, consts, *args))
 
     def jvp(primals, tangents):
         moving = {
@@ -172,11 +173,7 @@ def _elementwise(bind: Callable, args: list[Any], harmless: float) -> Any:
     good = jnp.array(True)
     moving = list(args)
     # only what is traced can be differentiated
-    traced = [
-        i
-        for i, x in enumerate(args)
-        if isinstance(x, jax.core.Tracer) and _is_float([x])
-    ]
+    traced = [i for i, x in enumerate(args) if isinstance(x, Tracer) and _is_float([x])]
     for i in traced:
         along = lambda x, i=i: bind(*still[:i], x, *still[i + 1 :])
         slope = jax.jvp(along, (still[i],), (jnp.ones_like(still[i]),))[1]

@@ -77,5 +77,5 @@ def param_groups(
     def label_tree(tree: PyTree) -> PyTree:
         return tree_map_with_path(label, tree)
 
-    transforms: dict[Hashable, optax.GradientTransformation] = dict(groups)
+    transforms: dict[Hashable, optax.GradientTransformation] = {**groups}
     return optax.partition(transforms, label_tree)

@@ -1,0 +1,227 @@
+"""L-BFGS on a flat vector."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jmeta._numerics import safe_divide
+from jmeta._settings import Setting
+from jmeta.optim._strong_wolfe import Point, strong_wolfe
+
+Evaluate = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+"""Flat parameters to the loss and its flat gradient."""
+
+
+class LBFGSState(NamedTuple):
+    """State of `lbfgs`, under torch's names.
+
+    All vectors are flat, `[N]` for N parameters in the order of `jax.tree.leaves`.
+
+    Attributes:
+        step: Updates so far, an int32 scalar.
+        func_evals: Evaluations of the loss so far, an int32 scalar.
+        n_iter: Iterations so far, an int32 scalar.
+        d: The last direction, `[N]`.
+        t: The last step length, a scalar.
+        old_dirs: The last changes of the gradient, `[history_size, N]`, newest last;
+            0 where there is none yet.
+        old_stps: The last steps, likewise.
+        ro: One over the product of the two, `[history_size]`, likewise.
+        H_diag: Scale of the first guess of the inverse Hessian, a scalar.
+        prev_flat_grad: The last iteration's gradient, `[N]`.
+        prev_loss: The last iteration's loss, a scalar.
+        hyperparams: The next update's `lr`.
+    """
+
+    step: jax.Array
+    func_evals: jax.Array
+    n_iter: jax.Array
+    d: jax.Array
+    t: jax.Array
+    old_dirs: jax.Array
+    old_stps: jax.Array
+    ro: jax.Array
+    H_diag: jax.Array
+    prev_flat_grad: jax.Array
+    prev_loss: jax.Array
+    hyperparams: dict[str, Setting]
+
+
+class Limits(NamedTuple):
+    """The static arguments of `lbfgs`, under their names."""
+
+    max_iter: int
+    max_eval: int
+    tolerance_grad: float
+    tolerance_change: float
+    line_search: bool
+
+
+class Iterate(NamedTuple):
+    """What the iterations of one update carry.
+
+    Attributes:
+        state: The state, with this update's counts in it.
+        x: The parameters, `[N]`.
+        loss: The loss there.
+        flat_grad: The gradient there, `[N]`.
+        evals: Evaluations of the loss in this update.
+        stop: Whether a stopping rule applies.
+    """
+
+    state: LBFGSState
+    x: jax.Array
+    loss: jax.Array
+    flat_grad: jax.Array
+    evals: jax.Array
+    stop: jax.Array
+
+
+def minimize(
+    evaluate: Evaluate,
+    lr: jax.Array,
+    state: LBFGSState,
+    start: tuple[jax.Array, jax.Array, jax.Array],
+    limits: Limits,
+) -> Iterate:
+    """Run the iterations of one update: torch/optim/lbfgs.py, LBFGS.step.
+
+    Args:
+        evaluate: Loss and gradient at a vector.
+        lr: Step length.
+        state: The state before.
+        start: Parameters, loss and gradient before.
+        limits: When to stop.
+
+    Returns:
+        Where the iterations end.
+    """
+    carry = Iterate(
+        state._replace(func_evals=state.func_evals + 1),
+        *start,
+        evals=jnp.array(1, jnp.int32),
+        stop=largest(start[2]) <= limits.tolerance_grad,
+    )
+
+    def iterate(carry, last):
+        go = lambda carry: _iterate(evaluate, lr, carry, limits, last)
+        return jax.lax.cond(carry.stop, lambda carry: carry, go, carry)
+
+    # with fixed steps the loss is not evaluated after the last one
+    rest = 0 if limits.line_search else 1
+    carry, _ = jax.lax.scan(
+        lambda carry, _: (iterate(carry, last=False), None),
+        carry,
+        length=limits.max_iter - rest,
+    )
+    return iterate(carry, last=True) if rest else carry
+
+
+def _iterate(evaluate, lr, carry, limits, last):
+    state, flat_grad = _remember(carry.state, carry.flat_grad), carry.flat_grad
+    # jnp.abs has derivative 1 at 0
+    total = jnp.sum(jnp.sign(flat_grad) * flat_grad)
+    first_t = jnp.minimum(1.0, safe_divide(jnp.ones_like(total), total)) * lr
+    state = state._replace(
+        t=jnp.where(state.n_iter == 1, first_t, lr),
+        prev_flat_grad=flat_grad,
+        prev_loss=carry.loss,
+    )
+    gtd = jnp.vdot(flat_grad, state.d)
+    carry = carry._replace(state=state)
+    return jax.lax.cond(
+        gtd > -limits.tolerance_change,
+        lambda carry, gtd: carry._replace(stop=jnp.array(True)),
+        lambda carry, gtd: _move(evaluate, carry, gtd, limits, last),
+        carry,
+        gtd,
+    )
+
+
+def _move(evaluate, carry, gtd, limits, last):
+    state, x = carry.state, carry.x
+    d, t, loss, flat_grad = state.d, state.t, carry.loss, carry.flat_grad
+    if limits.line_search:
+        point, evals = _search(evaluate, carry, gtd, limits)
+        loss, flat_grad, t = point.f, point.g, point.t
+    elif last:
+        evals = jnp.array(0, jnp.int32)
+    else:
+        loss, flat_grad = evaluate(x + t * d)
+        evals = jnp.array(1, jnp.int32)
+    total = carry.evals + evals
+    stop = (
+        (total >= limits.max_eval)
+        | (largest(flat_grad) <= limits.tolerance_grad)
+        | (largest(d * t) <= limits.tolerance_change)
+        | (jnp.abs(loss - state.prev_loss) < limits.tolerance_change)
+    )
+    state = state._replace(t=t, func_evals=state.func_evals + evals)
+    return Iterate(state, x + t * d, loss, flat_grad, total, stop)
+
+
+def _search(evaluate, carry, gtd, limits):
+    x, d = carry.x, carry.state.d
+
+    def at(t):
+        loss, flat_grad = evaluate(x + t * d)
+        return Point(t, loss, flat_grad, jnp.vdot(flat_grad, d))
+
+    return strong_wolfe(
+        at,
+        Point(jnp.zeros_like(gtd), carry.loss, carry.flat_grad, gtd),
+        carry.state.t,
+        largest(d),
+        max_ls=limits.max_eval - carry.evals,
+        length=limits.max_eval - 1,
+        tolerance_change=limits.tolerance_change,
+    )
+
+
+def _remember(state, flat_grad):
+    """Count an iteration, remember the last step, find the next direction."""
+    y = flat_grad - state.prev_flat_grad
+    s = state.d * state.t
+    ys = jnp.vdot(y, s)
+    new = (state.n_iter > 0) & (ys > 1e-10)
+    # the other branch must not divide by 0
+    ys = jnp.where(new, ys, 1.0)
+    yy = jnp.where(new, jnp.vdot(y, y), 1.0)
+
+    def push(history, entry):
+        pushed = jnp.concatenate([history[1:], entry[None]])
+        return jnp.where(new, pushed, history)
+
+    state = state._replace(
+        n_iter=state.n_iter + 1,
+        old_dirs=push(state.old_dirs, y),
+        old_stps=push(state.old_stps, s),
+        ro=push(state.ro, 1.0 / ys),
+        H_diag=jnp.where(new, ys / yy, state.H_diag),
+    )
+    return state._replace(d=_direction(state, flat_grad))
+
+
+def _direction(state, flat_grad):
+    """Minus the inverse Hessian times the gradient; entries of 0 change nothing."""
+    memory = (state.old_dirs, state.old_stps, state.ro)
+
+    def newest_to_oldest(q, entry):
+        y, s, ro = entry
+        al = jnp.vdot(s, q) * ro
+        return q - al * y, al
+
+    def oldest_to_newest(r, entry):
+        (y, s, ro), al = entry
+        be = jnp.vdot(y, r) * ro
+        return r + (al - be) * s, None
+
+    q, al = jax.lax.scan(newest_to_oldest, -flat_grad, memory, reverse=True)
+    return jax.lax.scan(oldest_to_newest, q * state.H_diag, (memory, al))[0]
+
+
+def largest(x: jax.Array) -> jax.Array:
+    """The largest entry's size, 0 if there is none."""
+    return jnp.max(jnp.abs(x), initial=0.0)
