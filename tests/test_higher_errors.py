@@ -69,6 +69,11 @@ ERRORS = {
         ValueError,
         r"shape \(3,\).*\.mean\(\)",
     ),
+    "a pair": (
+        lambda f, d: d.step(lambda: (f(X), Y)),
+        ValueError,
+        "must return the loss alone; got a tuple of 2",
+    ),
     "too many arguments": (
         lambda f, d: d.step(lambda params, x: f(x)),
         TypeError,

@@ -1,6 +1,5 @@
 """An optimizer whose every step can be differentiated."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from jmeta._typing import PyTree
 from jmeta.adjoint import Adjoint, Unroll
 from jmeta.higher._fmodel import FunctionalModel
 from jmeta.higher._groups import by_label, group_labels
+from jmeta.higher._loss import pure_loss
 from jmeta.inner_loop import inner_loop
 
 GradCallback = Callable[[PyTree], PyTree]
@@ -128,7 +128,7 @@ class DifferentiableOptimizer:
         hyperparams = self._override | by_label(override, self._labels)
         state = None if self._fmodel is None else self._fmodel.state
         run = inner_loop(
-            self._objective(loss_fn, batches is not None),
+            pure_loss(loss_fn, self._fmodel, batches is not None),
             params,
             self.tx,
             steps,
@@ -155,56 +155,6 @@ class DifferentiableOptimizer:
                 " `params = diffopt.step(loss_fn, params=params)`."
             )
         return self._fmodel.fast_params
-
-    def _objective(self, loss_fn, with_batch):
-        """The loss as a pure function, in which `fmodel` has the traced parameters."""
-        fmodel = self._fmodel
-        takes_params = _takes_params(loss_fn, with_batch, fmodel is None)
-        if fmodel is None:
-            return loss_fn
-
-        def objective(params, *args):
-            state, batch = (None, args) if fmodel.state is None else (args[0], args[1:])
-            with fmodel._differentiating(params, state) as now:
-                loss = loss_fn(*[params] * takes_params, *batch)
-                if not takes_params and not now.reached:
-                    raise ValueError(_NOT_REACHED)
-                return loss if state is None else (loss, fmodel.state)
-
-        return objective
-
-
-_NOT_REACHED = (
-    "The loss must be computed from the parameters by the function itself; this one"
-    " does not call `fmodel`, and outputs from before are constants. Write"
-    " `diffopt.step(lambda: loss(fmodel(x), y))`."
-)
-
-
-def _takes_params(loss_fn, with_batch, must):
-    """Whether a loss function takes the parameters, besides a batch."""
-    if not callable(loss_fn):
-        got = "an array" if isinstance(loss_fn, jax.Array) else f"{loss_fn!r}"
-        raise TypeError(
-            "`step` takes a function that computes the loss, since JAX has no tape; got"
-            f" {got}. In place of `diffopt.step(loss(fmodel(x), y))` write"
-            " `diffopt.step(lambda: loss(fmodel(x), y))`."
-        )
-    signature = inspect.signature(loss_fn)
-    for takes in (True,) if must else (False, True):
-        try:
-            signature.bind(*[None] * (takes + with_batch))
-        except TypeError:
-            continue
-        return takes
-    batch = ["batch"] if with_batch else []
-    forms = " or ".join(
-        f"`loss_fn({', '.join(names)})`"
-        for names in ([["params", *batch]] if must else [batch, ["params", *batch]])
-    )
-    raise TypeError(
-        f"The loss must be a function {forms}; got the arguments {signature}."
-    )
 
 
 def _from_step(hyperparams, first):
@@ -279,7 +229,11 @@ def create_diff_optim(
     opt_kwargs: Mapping[str, Any] | None = None,
     params: PyTree = None,
     fmodel: FunctionalModel | None = None,
-    **options: Any,
+    *,
+    device: Any = None,
+    override: Mapping[str, Any] | None = None,
+    grad_callback: GradCallback | None = None,
+    track_higher_grads: bool = True,
 ) -> DifferentiableOptimizer:
     """Make a differentiable optimizer by name and arguments of its factory.
 
@@ -288,7 +242,10 @@ def create_diff_optim(
         opt_kwargs: Its arguments.
         params: As in `get_diff_optim`; may be left out with an `fmodel`.
         fmodel: As in `get_diff_optim`.
-        **options: The other options of `get_diff_optim`.
+        device: As in `get_diff_optim`, and so the rest.
+        override: As in `innerloop_ctx`.
+        grad_callback: As in `innerloop_ctx`.
+        track_higher_grads: As in `innerloop_ctx`.
 
     Returns:
         The optimizer.
@@ -313,4 +270,12 @@ def create_diff_optim(
         if fmodel is None:
             raise ValueError("Pass `params` or `fmodel`, to say what is to be trained.")
         params = fmodel.fast_params
-    return get_diff_optim(opt_type(**(opt_kwargs or {})), params, fmodel, **options)
+    return DifferentiableOptimizer(
+        opt_type(**(opt_kwargs or {})),
+        params,
+        fmodel,
+        device=device,
+        override=override,
+        grad_callback=grad_callback,
+        track_higher_grads=track_higher_grads,
+    )
