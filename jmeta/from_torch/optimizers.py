@@ -186,7 +186,9 @@ def _hyperparams(group: Mapping[str, Any], like: Any) -> dict[str, Any]:
 
     def convert(old, new):
         dtype = jnp.result_type(*jax.tree.leaves(old))
-        return jax.tree.map(lambda value: jnp.array(np.asarray(value), dtype), new)
+        if isinstance(new, tuple | list):
+            return tuple(jnp.array(np.asarray(value), dtype) for value in new)
+        return jnp.array(np.asarray(new), dtype)
 
     return {name: convert(old, group[name]) for name, old in like.hyperparams.items()}
 

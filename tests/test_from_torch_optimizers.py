@@ -1,0 +1,218 @@
+"""torch's optimizer states become those of our own runs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jmeta import from_torch, inner_loop, optim
+from tests.cases import jit
+from tests.from_torch_cases import (
+    LIKE,
+    NAMES,
+    OPTIMIZERS,
+    SGD,
+    TORCH_STATE,
+    WEIGHTS,
+    loss_fn,
+    torch_optimizer_state,
+)
+from tests.helpers import F64_SAME, F64_TORCH, assert_trees_close
+from tests.reference.read import case
+
+# one configuration of each optimizer, with most of its features
+TRAJECTORIES = (
+    "sgd_momentum adam_amsgrad adamw nadam radam adagrad_full adadelta rmsprop"
+    " rmsprop_full adamax asgd_strong rprop groups_rmsprop"
+).split()
+MLP_NAMES = {"0": "Dense_0", "2": "Dense_1"}
+
+
+def mlp(params, x):
+    hidden = jnp.tanh(x @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"][None])
+    return hidden @ params["Dense_1"]["kernel"] + params["Dense_1"]["bias"][None]
+
+
+MLP_LIKE = {
+    "Dense_0": {"kernel": jnp.zeros((3, 8)), "bias": jnp.zeros(8)},
+    "Dense_1": {"kernel": jnp.zeros((8, 2)), "bias": jnp.zeros(2)},
+}
+
+
+@pytest.mark.parametrize("name", TRAJECTORIES)
+def test_every_optimizers_state_is_the_one_of_our_own_run(name):
+    row = case("trajectories", f"{name}/mlp")
+    problem = case("problems", "mlp")
+    make, order = OPTIMIZERS[row["optimizer"]], list(row["state"])
+    groups = row.get("groups") or [{"params": order, **row["kwargs"]}]
+    made = [make(**{k: v for k, v in g.items() if k != "params"}) for g in groups]
+    if len(made) == 1:
+        tx, labels = optax.chain(optax.identity(), made[0]), None
+    else:
+        labels = ["Dense_0", "Dense_1"]
+        tx = optim.param_groups(dict(zip(labels, made, strict=True)), lambda p: p[0])
+    start = {k: v[0] for k, v in row["params"].items()}
+    run = jit(
+        lambda params: inner_loop(
+            mlp,
+            params,
+            tx,
+            row["steps"],
+            loss_fn=loss_fn,
+            batch=(problem["x"], problem["y"]),
+        )
+    )(from_torch.parameters(start, MLP_LIKE, names=MLP_NAMES))
+
+    torch_state = {
+        "state": {order.index(k): v for k, v in row["state"].items()},
+        "param_groups": [
+            {
+                **one.init(MLP_LIKE).hyperparams,
+                "params": [order.index(k) for k in group["params"]],
+            }
+            for one, group in zip(made, groups, strict=True)
+        ],
+    }
+    opt_state = from_torch.optimizer_state(
+        torch_state,
+        tx.init(MLP_LIKE),
+        names=MLP_NAMES,
+        parameter_names=order,
+        groups=labels,
+    )
+
+    def comparable(tree):
+        nodes = jax.tree.leaves(tree, is_leaf=lambda node: hasattr(node, "hyperparams"))
+        return [
+            {k: v for k, v in node._asdict().items() if kept(k)}
+            for node in nodes
+            if hasattr(node, "hyperparams")
+        ]
+
+    def kept(field):
+        # torch keeps no count for SGD, and no buffer without momentum
+        held = row["state"][order[0]]
+        return field not in ("step", "momentum_buffer") or field in held
+
+    assert len(comparable(opt_state)) == len(groups)
+    assert_trees_close(
+        comparable(opt_state), comparable(run.opt_state), F64_TORCH, F64_SAME
+    )
+    leaves = [np.abs(x).max() for x in jax.tree.leaves(comparable(opt_state))]
+    assert max(leaves) > 0
+
+
+def test_an_optimizer_made_with_named_parameters_brings_its_names():
+    [group] = TORCH_STATE["param_groups"]
+    named = {**group, "param_names": list(WEIGHTS)}
+    torch_state = {**TORCH_STATE, "param_groups": [named]}
+    found = from_torch.optimizer_state(torch_state, SGD, names=NAMES)
+    expected = from_torch.optimizer_state(
+        TORCH_STATE, SGD, names=NAMES, parameter_names=list(WEIGHTS)
+    )
+    assert_trees_close(found, expected, 0.0)
+    assert jax.tree.leaves(found.started) == [True] * 4
+
+
+def test_an_optimizer_that_has_not_stepped_gives_its_settings():
+    [group] = TORCH_STATE["param_groups"]
+    torch_state = {"state": {}, "param_groups": [group]}
+    found = from_torch.optimizer_state(
+        torch_state, SGD, names=NAMES, parameter_names=list(WEIGHTS)
+    )
+    settings = {k: jnp.asarray(float(group[k])) for k in SGD.hyperparams}
+    assert_trees_close(found, SGD._replace(hyperparams=settings), 0.0)
+
+
+def test_a_parameter_that_torch_froze_need_not_be_in_like():
+    state = {k: v for k, v in TORCH_STATE["state"].items() if k > 1}
+    found = from_torch.optimizer_state(
+        {**TORCH_STATE, "state": state},
+        optim.sgd().init({"Dense_1": LIKE["Dense_1"]}),
+        names=NAMES,
+        parameter_names=list(WEIGHTS),
+    )
+    buffer = TORCH_STATE["state"][2]["momentum_buffer"]
+    kernel = found.momentum_buffer["Dense_1"]["kernel"]
+    assert_trees_close(kernel, buffer.T, 0.0)
+
+
+def convert_optimizer(torch_state=TORCH_STATE, like=SGD, **options):
+    options = {"names": NAMES, "parameter_names": list(WEIGHTS), **options}
+    return from_torch.optimizer_state(torch_state, like, **options)
+
+
+def of_adam(steps=(4, 4, 4, 4), **more):
+    row = case("modules", "linear/adam")
+    stored = torch_optimizer_state(row)
+    state = {
+        k: {**v, "step": step, **more}
+        for (k, v), step in zip(stored["state"].items(), steps, strict=True)
+    }
+    return {**stored, "state": state}
+
+
+ADAM = optim.adam().init(LIKE)
+GROUPED = optim.param_groups({"a": optim.sgd(), "b": optim.sgd()}, lambda p: "a")
+PAIRED = GROUPED.init(LIKE)
+
+ERRORS = {
+    "no_names": (
+        lambda: convert_optimizer(parameter_names=None),
+        r"pass `parameter_names=\[name for name, _ in model.named_parameters\(\)\]`",
+    ),
+    "names_count": (
+        lambda: convert_optimizer(parameter_names=["0.weight"]),
+        r"must name the optimizer's 4 parameters; got 1 names",
+    ),
+    "other_optimizer": (
+        lambda: convert_optimizer(of_adam()),
+        r"torch keeps exp_avg, exp_avg_sq of '0.weight', which this SGDState does not",
+    ),
+    "other_flags": (
+        lambda: convert_optimizer(of_adam(max_exp_avg_sq=1.0), ADAM),
+        r"torch keeps max_exp_avg_sq of '0.weight', which this AdamState does not",
+    ),
+    "flag_missing": (
+        lambda: convert_optimizer(of_adam(), optim.adam(amsgrad=True).init(LIKE)),
+        r"`max_exp_avg_sq` of each parameter must have a counterpart.*Dense_0.bias",
+    ),
+    "unequal_steps": (
+        lambda: convert_optimizer(of_adam(steps=(4, 4, 3, 3)), ADAM),
+        r"updated equally often; torch counts \[3, 4\] steps",
+    ),
+    "optimizer_unmatched": (
+        lambda: convert_optimizer(names={}),
+        r"`momentum_buffer` of each parameter must have a counterpart in the SGDState;"
+        r" without are, in torch: 0.weight, 0.bias, 2.weight, 2.bias",
+    ),
+    "settings": (
+        lambda: convert_optimizer(
+            {"state": {}, "param_groups": TORCH_STATE["param_groups"]}, ADAM
+        ),
+        r"must have the settings of a AdamState; it lacks betas, eps",
+    ),
+    "groups_not_given": (
+        lambda: convert_optimizer(like=PAIRED),
+        r"`groups` must list the labels.*\['a', 'b'\] in some order; got None",
+    ),
+    "groups_count": (
+        lambda: convert_optimizer(like=PAIRED, groups=["a", "b"]),
+        r"torch's optimizer has 1 groups, `like` 2",
+    ),
+    "recurrent": (
+        lambda: from_torch.optimizer_state(
+            torch_optimizer_state(case("modules", "gru/sgd")),
+            SGD,
+            parameter_names=list(case("modules", "gru/sgd")["state_dict"]),
+        ),
+        r"'rnn.weight_ih_l0' is recurrent: torch trains two biases a gate",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), ERRORS.values(), ids=ERRORS)
+def test_what_does_not_fit_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
