@@ -1,0 +1,72 @@
+"""Every optax transform does in the loop what it does by hand, with derivatives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jmeta import inner_loop
+from tests.cases import TRANSFORMS, jit
+from tests.helpers import F64_SAME, assert_trees_close
+
+STEPS = 4
+
+
+def start():
+    rng = np.random.default_rng(0)
+    return {k: jnp.asarray(rng.normal(size=2)) for k in ("w1", "b1", "w2", "b2")}
+
+
+def objective(params):
+    """Curved in every entry, and across leaves."""
+    product = params["w1"] * params["w2"]
+    return sum(jnp.sum((p - 0.3) ** 4) for p in params.values()) + jnp.sum(product**2)
+
+
+def outer(params):
+    return sum(jnp.sum(p**3) for p in params.values())
+
+
+def by_loop(tx, params):
+    run = inner_loop(objective, params, tx, STEPS)
+    return outer(run.params) + jnp.sum(run.losses), tuple(run[:2])
+
+
+def by_hand(tx, params):
+    tx = optax.with_extra_args_support(tx)
+    opt_state, losses = tx.init(params), 0.0
+    for _ in range(STEPS):
+        loss, grads = jax.value_and_grad(objective)(params)
+        updates, opt_state = tx.update(
+            grads, opt_state, params, value=loss, grad=grads, value_fn=objective
+        )
+        params = optax.apply_updates(params, updates)
+        losses += loss
+    return outer(params) + losses, (params, opt_state)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transforms(name):
+    tx, params = TRANSFORMS[name](), start()
+    (loss, found), grads = jit(
+        jax.value_and_grad(lambda params: by_loop(tx, params), has_aux=True)
+    )(params)
+    (expected_loss, expected), expected_grads = jit(
+        jax.value_and_grad(lambda params: by_hand(tx, params), has_aux=True)
+    )(params)
+    assert_trees_close(loss, expected_loss, rtol=F64_SAME)
+    assert_trees_close(found, expected, rtol=F64_SAME, atol=1e-13)
+    assert_trees_close(grads, expected_grads, rtol=F64_SAME, atol=1e-13)
+    for leaf, before in zip(found[0].values(), params.values(), strict=True):
+        assert jnp.all(jnp.abs(leaf - before) > 1e-6)
+
+
+@pytest.mark.parametrize(
+    "linesearch",
+    [optax.scale_by_backtracking_linesearch(8), optax.scale_by_zoom_linesearch(8)],
+)
+def test_line_searches_run(linesearch):
+    tx = optax.lbfgs(linesearch=linesearch)
+    run = jit(lambda params: inner_loop(objective, params, tx, STEPS))(start())
+    assert jnp.all(jnp.diff(run.losses) < 0)
