@@ -1,0 +1,198 @@
+"""Replace the convolutions of a function by matrix products."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.core
+import jax.extend.core as jex
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import primitives
+
+from jmeta.convolution._pooling import max_pool, sum_pool
+from jmeta.convolution._product import Convolution, Product, patches
+
+Rule = Callable[..., jax.Array | None]
+Rules = dict[jex.Primitive, Rule]
+
+
+def matmul_convs(
+    apply_fn: Callable[..., Any], *, product: Product = patches, pooling: bool = True
+) -> Callable[..., Any]:
+    """Return the same function with its convolutions as matrix products.
+
+    Where every task has weights of its own, `jax.vmap` turns a convolution into a
+    grouped one, whose derivatives are very slow, those of second order above all; so is
+    a convolution in a compiled loop on CPU. A matrix product becomes a batched product.
+    The numbers and the derivatives of every order are the same.
+
+    The function is traced at each call, and every convolution in it is replaced, also
+    inside `jax.jit`, `jax.checkpoint`, `jax.lax.scan` and `jax.lax.cond`. Max and sum
+    pooling over windows that do not overlap becomes a reduction. Grouped convolutions
+    (depthwise ones too), those inside a custom derivative rule, and everything else
+    are left as they are.
+
+    Args:
+        apply_fn: Function of arrays in pytrees; what it captures may be traced.
+        product: `product(x, w, convolution)`, which gives the outputs, or None to leave
+            this convolution as it is. The default, `patches`, was the fastest of those
+            tried on one CPU core (against shifted products, Winograd's transform and
+            `jax.lax.conv_general_dilated_patches`); it was not measured on an
+            accelerator.
+        pooling: Replace pooling too.
+
+    Returns:
+        A function with the arguments and results of `apply_fn`.
+
+    Example:
+        >>> import flax.linen as nn
+        >>> model = nn.Conv(4, (3, 3))
+        >>> x = jnp.ones((1, 8, 8, 2))
+        >>> params = model.init(jax.random.key(0), x)
+        >>> apply_fn = matmul_convs(model.apply)
+        >>> bool(jnp.allclose(apply_fn(params, x), model.apply(params, x), atol=1e-5))
+        True
+        >>> "conv_general" in str(jax.make_jaxpr(apply_fn)(params, x))
+        False
+    """
+    rules: Rules = {
+        primitives.conv_general_dilated_p: functools.partial(_convolve, product)
+    }
+    if pooling:
+        rules[primitives.reduce_window_max_p] = functools.partial(_pool, max_pool)
+        rules[primitives.reduce_window_sum_p] = functools.partial(_pool, sum_pool)
+
+    @functools.wraps(apply_fn)
+    def rewritten(*args: Any, **kwargs: Any) -> Any:
+        leaves, in_tree = jax.tree.flatten((args, kwargs))
+        traced = [isinstance(leaf, jax.Array) for leaf in leaves]
+        arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
+        outputs = []
+
+        def flat(*arrays: jax.Array) -> list[jax.Array]:
+            it = iter(arrays)
+            both = zip(leaves, traced, strict=True)
+            args, kwargs = in_tree.unflatten([next(it) if t else x for x, t in both])
+            out, out_tree = jax.tree.flatten(apply_fn(*args, **kwargs))
+            # what is no array, such as a Python float, keeps its type
+            outputs[:] = [[None if _is_array(x) else x for x in out], out_tree]
+            return [x for x in out if _is_array(x)]
+
+        closed = jax.make_jaxpr(flat)(*arrays)
+        it = iter(_evaluate(closed.jaxpr, closed.consts, arrays, rules))
+        fixed, out_tree = outputs
+        return out_tree.unflatten([next(it) if x is None else x for x in fixed])
+
+    return rewritten
+
+
+def _evaluate(
+    jaxpr: jex.Jaxpr, consts: Sequence[Any], args: Sequence[Any], rules: Rules
+) -> list[Any]:
+    """Run a jaxpr, with `rules` in place of some primitives."""
+    known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
+
+    def read(atom):
+        return atom.val if isinstance(atom, jex.Literal) else known[atom]
+
+    for eqn in jaxpr.eqns:
+        rule = rules.get(eqn.primitive)
+        out = rule(*map(read, eqn.invars), **eqn.params) if rule else None
+        if out is not None:
+            known[eqn.outvars[0]] = out
+            continue
+        names = [atom for atom in eqn.invars if not isinstance(atom, jex.Literal)]
+        one = jaxpr.replace(
+            constvars=[],
+            invars=names,
+            outvars=eqn.outvars,
+            eqns=[_enter(eqn, rules)],
+            effects=eqn.effects,
+        )
+        outs = jax.core.eval_jaxpr(one, (), *map(read, names))
+        known.update(zip(eqn.outvars, outs, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _enter(eqn: jex.JaxprEqn, rules: Rules) -> jex.JaxprEqn:
+    """The same equation; a wrapper around a target with the rewritten jaxpr."""
+    if eqn.primitive not in _WRAPPERS or not _has_target(eqn, rules):
+        return eqn
+    key = _WRAPPERS[eqn.primitive]
+    return eqn.replace(params={**eqn.params, key: _rewrite(eqn.params[key], rules)})
+
+
+_WRAPPERS = {
+    primitives.jit_p: "jaxpr",
+    primitives.remat_p: "jaxpr",
+    primitives.scan_p: "jaxpr",
+    primitives.cond_p: "branches",
+}
+
+
+def _has_target(eqn: jex.JaxprEqn, rules: Rules) -> bool:
+    if eqn.primitive not in _WRAPPERS:
+        return eqn.primitive in rules
+    inner = eqn.params[_WRAPPERS[eqn.primitive]]
+    jaxprs = inner if isinstance(inner, tuple) else (inner,)
+    return any(_has_target(inside, rules) for j in jaxprs for inside in j.eqns)
+
+
+def _rewrite(jaxpr: Any, rules: Rules) -> Any:
+    """The same jaxpr, closed jaxpr, or tuple of them, with `rules` applied."""
+    if isinstance(jaxpr, tuple):
+        return tuple(_rewrite(branch, rules) for branch in jaxpr)
+    if isinstance(jaxpr, jex.Jaxpr):
+        return _rewrite(jex.ClosedJaxpr(jaxpr, ()), rules).jaxpr
+
+    def run(*args):
+        return _evaluate(jaxpr.jaxpr, jaxpr.consts, args, rules)
+
+    return jax.make_jaxpr(run)(*jaxpr.in_avals)
+
+
+def _convolve(
+    product: Product, lhs: jax.Array, rhs: jax.Array, **params: Any
+) -> jax.Array | None:
+    """One `conv_general_dilated` by `product`, in its layout; None to leave it."""
+    if params["feature_group_count"] != 1 or params["batch_group_count"] != 1:
+        return None
+    if 0 in lhs.shape or 0 in rhs.shape:
+        return None
+    batch, features, *space = params["dimension_numbers"].lhs_spec
+    rows, columns, *window = params["dimension_numbers"].rhs_spec
+    out_batch, out_features, *out_space = params["dimension_numbers"].out_spec
+    convolution = Convolution(
+        params["window_strides"],
+        params["padding"],
+        params["lhs_dilation"],
+        params["rhs_dilation"],
+        params["precision"],
+        params["preferred_element_type"],
+    )
+    x = lhs.transpose(batch, *space, features)
+    y = product(x, rhs.transpose(*window, columns, rows), convolution)
+    if y is None:
+        return None
+    return y.transpose(np.argsort((out_batch, *out_space, out_features)).tolist())
+
+
+def _pool(
+    pool: Callable[..., jax.Array], x: jax.Array, **params: Any
+) -> jax.Array | None:
+    """One pooling by `pool`; None to leave windows that overlap or are padded."""
+    window = params["window_dimensions"]
+    plain = (
+        window == params["window_strides"]
+        and not np.any(params["padding"])
+        and {*params["base_dilation"], *params["window_dilation"]} == {1}
+        and jnp.issubdtype(x.dtype, jnp.floating)
+        and x.size > 0
+    )
+    return pool(x, window) if plain else None
+
+
+def _is_array(x: Any) -> bool:
+    return isinstance(x, jax.Array)
