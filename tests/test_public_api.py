@@ -14,14 +14,19 @@ import jmeta
 # Adding or removing a name is a change of the interface: it is made here too.
 NAMESPACES = {
     "jmeta": """
-        EMA EMAState PerLeaf PerStep Run Unroll adjoint apply_trainable_opt_params
-        create_diff_optim ema ema_params get_diff_optim get_trainable_opt_params
-        inner_loop innerloop_ctx make_functional monkeypatch optim schedules swap_params
+        CG EMA EMAState FixedPoint ForwardMode GMRES Implicit Neumann NormalCG PerLeaf
+        PerStep Root Run StationaryPoint Unroll adjoint apply_trainable_opt_params
+        create_diff_optim ema ema_params from_torch get_diff_optim
+        get_trainable_opt_params inner_loop innerloop_ctx make_functional monkeypatch
+        optim proximal schedules swap_params
     """,
-    "jmeta.adjoint": "Adjoint Unroll",
+    "jmeta.adjoint": """
+        Adjoint FixedPoint ForwardMode Implicit Root StationaryPoint Unroll proximal
+    """,
+    "jmeta.from_torch": "optimizer_state parameters state",
     "jmeta.optim": """
-        adadelta adagrad adam adamax adamw asgd finite nadam param_groups radam rmsprop
-        rprop sgd sparse_adam
+        adadelta adagrad adam adamax adamw asgd finite lbfgs nadam param_groups radam
+        rmsprop rprop sgd sparse_adam
     """,
     "jmeta.schedules": """
         PlateauState ReduceLROnPlateau Schedule constant_lr cosine_annealing_lr
