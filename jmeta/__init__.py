@@ -16,6 +16,7 @@ from jmeta.adjoint import (
     Unroll as Unroll,
     proximal as proximal,
 )
+from jmeta.convolution import matmul_convs as matmul_convs
 from jmeta.ema import (
     EMA as EMA,
     EMAState as EMAState,
@@ -40,3 +41,8 @@ from jmeta.linear_solve import (
     NormalCG as NormalCG,
 )
 from jmeta.optim._per_step import PerStep as PerStep
+from jmeta.tasks import (
+    Task as Task,
+    task_map as task_map,
+    task_value_and_grad as task_value_and_grad,
+)

@@ -14,8 +14,9 @@ from jmeta._objective import make_objective
 from jmeta._step import Carry, Training, Y, constant
 from jmeta._tree import split_by_path, strong
 from jmeta._typing import Key, Path, PyTree
+from jmeta._varying import vary, varying_axes
 from jmeta.adjoint import Adjoint, Unroll
-from jmeta.adjoint._base import Loop, Outcome
+from jmeta.adjoint._base import Loop, Objective, Outcome
 from jmeta.optim.hyperparams import assign
 
 
@@ -183,8 +184,17 @@ def inner_loop(
         active=active,
     )
     xs = training.xs(steps, batches, perturbations)
-    inputs = training.inputs(carry, jax.tree.map(lambda x: x[0], xs))
-    objective = make_objective(apply_fn, loss_fn, has_aux, merge, trained, inputs)
+
+    def objective_of(carry: Carry) -> Objective:
+        inputs = training.inputs(carry, jax.tree.map(lambda x: x[0], xs))
+        args = apply_fn, loss_fn, has_aux, merge
+        return make_objective(*args, carry.params, inputs)
+
+    # inside shard_map: train parameters of each device's own, see `vary`
+    axes = varying_axes((carry, batch, xs, hyperparams, key, active))
+    objective = objective_of(carry := vary(carry, axes))
+    if more := varying_axes(objective.captured) - axes:
+        objective = objective_of(carry := vary(carry, axes | more))
     make_step = functools.partial(training.make_step, objective)
     loop = Loop(
         objective=objective,
