@@ -139,16 +139,15 @@ def test_slope_at_an_accidental_zero_is_the_true_one():
     assert np.isfinite(jax.grad(jax.grad(update))(zero))
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 @pytest.mark.parametrize("name", FIRST_ORDER)
-def test_updates_and_state_are_the_same_bits(name, dtype):
+def test_updates_and_state_are_the_same_bits(name):
     tx = FIRST_ORDER[name](0.1)
-    params = PARAMS.astype(dtype)
+    params, curvature = PARAMS.astype(jnp.float32), CURVATURE.astype(jnp.float32)
     plain, ours = jax.jit(tx.update), jax.jit(finite(tx).update)
     state = tx.init(params)
     assert jax.tree.structure(state) == jax.tree.structure(finite(tx).init(params))
     for step in range(STEPS):
-        grads = (CURVATURE.astype(dtype) * params).at[0, 1].set(0.0)
+        grads = (curvature * params).at[0, 1].set(0.0)
         expected = plain(grads, state, params)
         actual = ours(grads, state, params)
         assert jax.tree.structure(actual) == jax.tree.structure(expected), step
@@ -199,6 +198,7 @@ def test_control_flow_and_custom_rules_are_followed():
     f, g = jax.jit(with_control_flow), jax.jit(guarded(with_control_flow))
     assert_trees_close(g(x), f(x), rtol=F64_SAME)
 
+    @jax.jit
     def total(x):
         return guarded(with_control_flow)(x).sum()
 
@@ -207,8 +207,9 @@ def test_control_flow_and_custom_rules_are_followed():
     assert np.isnan(jax.grad(lambda x: f(x).sum())(x)).all()
     assert_trees_close(jax.grad(total)(x).sum(), difference, rtol=F64_DIFFERENCE)
     at_zero = jnp.array([0.0, 1.0, 2.0])
-    assert np.isfinite(jax.hessian(total)(at_zero)).all()
-    forward, reverse = jax.jacfwd(total)(at_zero), jax.jacrev(total)(at_zero)
+    assert np.isfinite(jax.jit(jax.hessian(total))(at_zero)).all()
+    forward = jax.jit(jax.jacfwd(total))(at_zero)
+    reverse = jax.jit(jax.jacrev(total))(at_zero)
     assert_trees_close(forward, reverse, rtol=F64_SAME)
 
 
