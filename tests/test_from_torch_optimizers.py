@@ -1,5 +1,7 @@
 """torch's optimizer states become those of our own runs."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -138,6 +140,63 @@ def test_a_parameter_that_torch_froze_need_not_be_in_like():
     assert_trees_close(kernel, buffer.T, 0.0)
 
 
+def run_lbfgs(loss: Any, params: Any, tx: Any) -> Any:
+    @jit
+    def step(params, state):
+        grads = jax.grad(loss)(params)
+        updates, state = tx.update(grads, state, params, value_fn=loss)
+        return optax.apply_updates(params, updates), state
+
+    state = tx.init(params)
+    for _ in range(4):
+        params, state = step(params, state)
+    return state
+
+
+def test_lbfgs_has_its_vectors_in_another_order():
+    problem = case("problems", "mlp")
+    x, y = problem["x"], problem["y"]
+    start, order = problem["params"], list(problem["params"])
+
+    def convert(params):
+        return from_torch.parameters(params, MLP_LIKE, names=MLP_NAMES)
+
+    def loss_in_torch_layout(params):
+        hidden = jnp.tanh(x @ params["0.weight"].T + params["0.bias"][None])
+        outputs = hidden @ params["2.weight"].T + params["2.bias"][None]
+        return loss_fn(outputs, y)
+
+    tx = optim.lbfgs(lr=0.5, max_iter=1, history_size=5)
+    ours = run_lbfgs(lambda p: loss_fn(mlp(p, x), y), convert(start), tx)
+    theirs = run_lbfgs(loss_in_torch_layout, start, tx)
+
+    def in_torchs_order(vector):
+        pieces, begin = {}, 0
+        for name in sorted(start):
+            pieces[name] = vector[begin : begin + start[name].size]
+            begin += start[name].size
+        return np.concatenate([pieces[name] for name in order])
+
+    held = {k: np.asarray(v) for k, v in theirs._asdict().items() if k != "hyperparams"}
+    entry: dict[str, Any] = {**held, "al": [None] * 5}
+    for name in ("d", "prev_flat_grad"):
+        entry[name] = in_torchs_order(held[name])
+    for name in ("old_dirs", "old_stps"):
+        entry[name] = [in_torchs_order(v) for v in held[name] if np.any(v)]
+    entry["ro"] = [v for v in held["ro"] if v != 0]
+    assert 0 < len(entry["ro"]) < 5
+    group = {"lr": 0.5, "params": [0, 1, 2, 3]}
+    found = from_torch.optimizer_state(
+        {"state": {0: entry}, "param_groups": [group]},
+        tx.init(MLP_LIKE),
+        names=MLP_NAMES,
+        parameter_names=order,
+        params=MLP_LIKE,
+    )
+    ours = ours._replace(step=found.step)
+    assert_trees_close(found, ours, F64_TORCH, F64_SAME)
+
+
 def convert_optimizer(torch_state=TORCH_STATE, like=SGD, **options):
     options = {"names": NAMES, "parameter_names": list(WEIGHTS), **options}
     return from_torch.optimizer_state(torch_state, like, **options)
@@ -192,6 +251,16 @@ ERRORS = {
             {"state": {}, "param_groups": TORCH_STATE["param_groups"]}, ADAM
         ),
         r"must have the settings of a AdamState; it lacks betas, eps",
+    ),
+    "lbfgs_without_params": (
+        lambda: convert_optimizer(
+            {
+                "state": {0: {"d": np.ones(44)}},
+                "param_groups": [{"lr": 1.0, "params": [0, 1, 2, 3]}],
+            },
+            optim.lbfgs().init(LIKE),
+        ),
+        r"L-BFGS join all parameters; pass `params=`",
     ),
     "groups_not_given": (
         lambda: convert_optimizer(like=PAIRED),

@@ -109,7 +109,8 @@ def state(
 
     Returns:
         A tree like `like` with torch's `running_mean` and `running_var` as `mean` and
-        `var`. What is no running statistic stays as it is in `like`.
+        `var`, in the dtypes of `like`; Flax makes float32 statistics. What is no
+        running statistic stays as it is.
 
     Raises:
         ValueError: A statistic in torch or in `like` has no counterpart, or the shapes

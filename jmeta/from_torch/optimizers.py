@@ -10,6 +10,7 @@ import numpy as np
 from jax.tree_util import DictKey, GetAttrKey, KeyPath, tree_map_with_path
 
 from jmeta._typing import PyTree
+from jmeta.from_torch._flat import flat_state, is_flat
 from jmeta.from_torch._match import (
     Flatten,
     Names,
@@ -29,6 +30,7 @@ def optimizer_state(
     flatten: Flatten | None = None,
     parameter_names: Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
+    params: PyTree = None,
 ) -> PyTree:
     """Put a torch optimizer's state into ours, to go on where torch stopped.
 
@@ -53,10 +55,12 @@ def optimizer_state(
         parameter_names: torch's names of the optimizer's parameters in its order. Not
             needed where torch's optimizer was made with `named_parameters()`.
         groups: For several groups, our labels in the order of torch's groups.
+        params: The parameters that `like` was made for; needed for `lbfgs` alone,
+            whose state does not show their shapes.
 
     Returns:
         A state like `like`. A setting that is a schedule in `tx` goes on from torch's
-        count of steps. The count of `sgd`, which torch does not keep, stays.
+        count of steps. torch keeps none for SGD and L-BFGS: that of `like` stays.
 
     Raises:
         ValueError: The optimizers, their groups or parameters do not fit together;
@@ -96,9 +100,12 @@ def optimizer_state(
             return node
         group = group_of[_label(path)]
         entries = {by_index[i]: state_dict["state"].get(i, {}) for i in group["params"]}
-        return _convert(entries, node, names, flatten)._replace(
-            hyperparams=_hyperparams(group, node)
-        )
+        if is_flat(node):
+            order = list(entries)
+            new = flat_state(entries[order[0]], node, params, order, names, flatten)
+        else:
+            new = _convert(entries, node, names, flatten)
+        return new._replace(hyperparams=_hyperparams(group, node))
 
     return tree_map_with_path(convert, like, is_leaf=_has_hyperparams)
 
