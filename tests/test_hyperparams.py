@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-import jmeta
 from jmeta import PerLeaf, PerStep, inner_loop
 from jmeta.optim import adam, sgd
+from jmeta.optim.hyperparams import _map_nodes, places
 from tests.cases import jit
 from tests.helpers import F64_SAME, assert_trees_close
 
@@ -39,9 +39,9 @@ def by_hand(make, steps=STEPS):
     for t in range(steps):
         tx = make(t)
         # the constructor's settings of this step, and what has been accumulated
-        fresh = [p.values for p in jmeta.optim.hyperparams.places(tx.init(params))]
+        fresh = [p.values for p in places(tx.init(params))]
         values = iter(fresh)
-        opt_state = jmeta.optim.hyperparams._map_nodes(
+        opt_state = _map_nodes(
             lambda path, node: node._replace(hyperparams=next(values)),  # noqa: B023
             opt_state,
         )
@@ -145,8 +145,8 @@ def test_overrides(name):
     run = jit(lambda: loop(tx, hyperparams))()
     expected = by_hand(make)
     assert_trees_close(run.params, expected, rtol=F64_SAME)
-    own = jmeta.optim.hyperparams.places(loop(tx).opt_state)
-    kept = jmeta.optim.hyperparams.places(run.opt_state)
+    own = places(loop(tx).opt_state)
+    kept = places(run.opt_state)
     for found, wanted in zip(kept, own, strict=True):
         assert_trees_close(dict(found.values), dict(wanted.values), rtol=0)
     without = loop(tx).params

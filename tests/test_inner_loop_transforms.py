@@ -8,9 +8,14 @@ import pytest
 
 from jmeta import inner_loop
 from tests.cases import TRANSFORMS, jit
-from tests.helpers import F64_SAME, assert_trees_close
+from tests.helpers import (
+    F64_DIFFERENCE,
+    F64_SAME,
+    assert_trees_close,
+    central_difference,
+)
 
-STEPS = 4
+STEPS = 3
 
 
 def start():
@@ -46,20 +51,32 @@ def by_hand(tx, params):
     return outer(params) + losses, (params, opt_state)
 
 
-@pytest.mark.parametrize("name", TRANSFORMS)
+# optax cuts the derivative of lbfgs's first step size
+@pytest.mark.parametrize("name", sorted(set(TRANSFORMS) - {"lbfgs"}))
 def test_transforms(name):
     tx, params = TRANSFORMS[name](), start()
     (loss, found), grads = jit(
         jax.value_and_grad(lambda params: by_loop(tx, params), has_aux=True)
     )(params)
-    (expected_loss, expected), expected_grads = jit(
-        jax.value_and_grad(lambda params: by_hand(tx, params), has_aux=True)
-    )(params)
+    hand = jit(lambda params: by_hand(tx, params))
+    expected_loss, expected = hand(params)
     assert_trees_close(loss, expected_loss, rtol=F64_SAME)
     assert_trees_close(found, expected, rtol=F64_SAME, atol=1e-13)
-    assert_trees_close(grads, expected_grads, rtol=F64_SAME, atol=1e-13)
+    direction = jax.tree.map(jnp.cos, params)
+    slope = central_difference(lambda params: hand(params)[0], params, direction)
+    along = sum(jnp.vdot(grads[k], direction[k]) for k in params)
+    assert_trees_close(along, slope, rtol=F64_DIFFERENCE)
     for leaf, before in zip(found[0].values(), params.values(), strict=True):
         assert jnp.all(jnp.abs(leaf - before) > 1e-6)
+
+
+def test_lbfgs_is_differentiated_as_by_hand():
+    tx, params = TRANSFORMS["lbfgs"](), start()
+    runs = [
+        jit(jax.value_and_grad(lambda p, run=run: run(tx, p), has_aux=True))(params)
+        for run in (by_loop, by_hand)
+    ]
+    assert_trees_close(*runs, rtol=F64_SAME, atol=1e-13)
 
 
 @pytest.mark.parametrize(

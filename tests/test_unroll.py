@@ -35,8 +35,9 @@ ROUNDING = 1e-13
 def plain(name, steps=STEPS):
     """The problem, and its loss and hypergradients by JAX alone."""
     problem = problems()[name]
-    meta_loss = jit(functools.partial(problem.meta_loss, PLAIN, steps))
-    return meta_loss, problem.args, jit(jax.value_and_grad(meta_loss))(problem.args)
+    meta_loss = functools.partial(problem.meta_loss, PLAIN, steps)
+    grads = jit(jax.value_and_grad(meta_loss))(problem.args)
+    return jit(meta_loss), problem.args, grads
 
 
 @pytest.mark.parametrize("name", ["quadratic", "network"])
@@ -137,7 +138,9 @@ def test_memory():
             return jnp.mean((mlp(run.params, x) - y) ** 2)
 
         compiled = jax.jit(jax.grad(meta_loss)).lower(0.1).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+        analysis = compiled.memory_analysis()
+        assert analysis is not None
+        return analysis.temp_size_in_bytes
 
     everything = temporaries(PLAIN)
     step = temporaries(Unroll())
@@ -190,6 +193,36 @@ def test_functions_with_rules_of_their_own(activation):
         lambda c: jit(meta_loss, static_argnums=0)(PLAIN, w, c), 1.3, 1.0, 1e-4
     )
     assert_trees_close(expected[1], slope, F64_DIFFERENCE)
+
+
+@jax.custom_vjp
+def reverse(x):
+    return x
+
+
+reverse.defvjp(lambda x: (x, None), lambda _, cotangent: (-0.5 * cotangent,))
+
+
+@pytest.mark.parametrize("checkpoint", [None, "step"])
+def test_rules_that_are_no_derivative_need_plain_transposition(checkpoint):
+    """Gradient reversal: what trains is no gradient, its Jacobian not symmetric."""
+    adjoint = Unroll(mixed=False, checkpoint=checkpoint)
+
+    def meta_loss(params, c=1.3):
+        def objective(p):
+            return (jnp.sin(p["head"]) * reverse(c * p["body"] ** 2) - 1) ** 2
+
+        tx = jmeta.optim.sgd(0.1)
+        run = jmeta.inner_loop(objective, params, tx, 3, adjoint=adjoint)
+        return run.params["head"] + run.params["body"] ** 2
+
+    at = {"head": 0.4, "body": 0.7}
+    found, jitted = jit(jax.grad(meta_loss))(at), jit(meta_loss)
+    slopes = {
+        name: central_difference(jitted, at, {k: float(k == name) for k in at})
+        for name in at
+    }
+    assert_trees_close(found, slopes, rtol=F64_DIFFERENCE)
 
 
 @pytest.mark.parametrize("adjoint", [PLAIN, Unroll()])

@@ -34,6 +34,8 @@ class Unroll:
         mixed: Transpose the inner gradient by a forward-over-reverse Hessian-vector
             product. Forward mode (`jax.jvp`, `jax.jacfwd`, `jax.hessian`) cannot go
             through this; use `ForwardMode` or `mixed=False` for it.
+            It rests on a symmetric Hessian: a loss with a custom rule that is not its
+            derivative (gradient reversal, clipping on the way back) needs `False`.
         checkpoint: What is stored: None everything, `"step"` the carry (with `mixed`
             the inner gradient too), `"nested"` the carry at the borders of
             `sqrt(steps)` blocks.
