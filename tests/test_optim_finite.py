@@ -1,6 +1,7 @@
 """optim.finite: derivatives that are finite and right, values that are untouched."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -142,7 +143,8 @@ def test_slope_at_an_accidental_zero_is_the_true_one():
 @pytest.mark.parametrize("name", FIRST_ORDER)
 def test_updates_and_state_are_the_same_bits(name):
     tx = FIRST_ORDER[name](0.1)
-    params, curvature = PARAMS.astype(jnp.float32), CURVATURE.astype(jnp.float32)
+    params: Any = PARAMS.astype(jnp.float32)
+    curvature = CURVATURE.astype(jnp.float32)
     plain, ours = jax.jit(tx.update), jax.jit(finite(tx).update)
     state = tx.init(params)
     assert jax.tree.structure(state) == jax.tree.structure(finite(tx).init(params))
@@ -160,7 +162,7 @@ def test_updates_and_state_are_the_same_bits(name):
 
 def test_injected_hyperparameters_are_learned_in_a_vmapped_chain():
     injected = finite(optax.inject_hyperparams(optax.adam)(0.5, eps=0.25))
-    tx = optax.chain(optax.clip(10.0), injected)
+    tx: Any = optax.chain(optax.clip(10.0), injected)
 
     def loss(lr, params):
         clip_state, state = tx.init(params)

@@ -1,6 +1,7 @@
 """optim.lbfgs against torch's recorded numbers and central differences."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +51,7 @@ PROBLEMS = {"mlp": mlp_losses, "rosenbrock": rosenbrock_losses}
 
 def train(loss, kwargs, calls, lr, params):
     """Parameters before and after each call, losses, and the states after each."""
-    tx = lbfgs(**kwargs)
+    tx: Any = lbfgs(**kwargs)
     state = tx.init(params)
     state = state._replace(hyperparams={"lr": jnp.asarray(lr)})
 
@@ -177,7 +178,7 @@ def test_mixed_precision_and_a_scheduled_rate():
         pairs = jax.tree.map(lambda p, t: (p.astype(float) - t) ** 2, params, target)
         return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(pairs))
 
-    tx = lbfgs(lr=lambda step: 0.5 * 0.5**step, max_iter=1)
+    tx: Any = lbfgs(lr=lambda step: 0.5 * 0.5**step, max_iter=1)
     params = {"a": jnp.zeros(2, jnp.bfloat16), "b": jnp.zeros((), jnp.float32)}
     state = tx.init(params)
     assert state.d.dtype == jnp.float32

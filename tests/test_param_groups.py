@@ -1,5 +1,7 @@
 """optim.param_groups: torch's parameter groups, and what its methods are for."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -31,7 +33,7 @@ def mlp_loss(params, split=""):
     return jnp.mean((network(params, data["x" + split]) - data["y" + split]) ** 2)
 
 
-def of_torch(row):
+def of_torch(row) -> Any:
     """The transform of a recorded case with groups."""
     groups, members = {}, {}
     for i, group in enumerate(row["groups"]):
@@ -97,7 +99,7 @@ def test_hypergradients_of_each_group_equal_recorded_ones(name):
 
 
 def test_groups_may_differ_in_algorithm_and_be_frozen():
-    tx = param_groups(
+    tx: Any = param_groups(
         {"head": optim.adam(lr=0.5), "rest": optax.set_to_zero()}, first_is_head
     )
     updates, _ = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
@@ -107,10 +109,10 @@ def test_groups_may_differ_in_algorithm_and_be_frozen():
 
 def test_a_group_is_added_and_the_others_go_on():
     # torch: add_param_group, then load_state_dict of what there was before
-    few = param_groups({"rest": optim.sgd(0.5, momentum=0.5)}, lambda path: "rest")
+    few: Any = param_groups({"rest": optim.sgd(0.5, momentum=0.5)}, lambda path: "rest")
     body = {"body": PARAMS["body"]}
     updates, state = few.update(body, few.init(body), body)
-    more = param_groups(
+    more: Any = param_groups(
         {"rest": optim.sgd(0.5, momentum=0.5), "head": optim.adam(0.1)}, first_is_head
     )
     grown = more.init(PARAMS)
@@ -129,7 +131,7 @@ def test_a_group_is_added_and_the_others_go_on():
 def test_settings_are_read_by_label_and_saved_as_a_pytree():
     # torch: param_groups[i]["lr"], state_dict, load_state_dict
     groups = {"head": optim.sgd(lr=0.25), "rest": optim.sgd(lr=0.5)}
-    tx = param_groups(groups, first_is_head)
+    tx: Any = param_groups(groups, first_is_head)
     _, state = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
     lrs = {
         label: float(group.inner_state.hyperparams["lr"])
@@ -152,7 +154,7 @@ def test_settings_are_read_by_label_and_saved_as_a_pytree():
     ],
 )
 def test_unknown_labels_are_named(label, message):
-    tx = param_groups({"head": optim.sgd()}, label)
+    tx: Any = param_groups({"head": optim.sgd()}, label)
     with pytest.raises(ValueError, match=message):
         tx.init(PARAMS)
 
