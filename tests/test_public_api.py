@@ -15,7 +15,7 @@ import jmeta
 NAMESPACES = {
     "jmeta": """
         CG EMA EMAState FixedPoint ForwardMode GMRES Implicit Neumann NormalCG PerLeaf
-        PerStep Root Run StationaryPoint Unroll adjoint apply_trainable_opt_params
+        PerStep Root Run StationaryPoint Task Unroll adjoint apply_trainable_opt_params
         create_diff_optim ema ema_params from_torch get_diff_optim
         get_trainable_opt_params inner_loop innerloop_ctx make_functional matmul_convs
         monkeypatch optim proximal schedules swap_params task_map task_value_and_grad
