@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jmeta._numerics import safe_sqrt, scale
+from jmeta._numerics import integer_power, safe_sqrt, scale
 from jmeta._settings import Setting, check_ranges
 from jmeta._typing import PyTree
 from jmeta.optim._base import per_leaf
@@ -59,8 +59,8 @@ def adam_family(
             grad = grad + weight_decay * param
         exp_avg = exp_avg + scale(1 - beta1, grad - exp_avg)
         exp_avg_sq = scale(beta2, exp_avg_sq) + scale(1 - beta2, grad**2)
-        bias_correction1 = 1 - beta1**step
-        bias_correction2 = 1 - beta2**step
+        bias_correction1 = 1 - integer_power(beta1, step)
+        bias_correction2 = 1 - integer_power(beta2, step)
         slots = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
         if amsgrad:
             exp_avg_sq = jnp.maximum(max_exp_avg_sq, exp_avg_sq)

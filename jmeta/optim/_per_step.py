@@ -68,12 +68,21 @@ def per_step(
             at(step, part) for at, part in zip(ats, x, strict=True)
         )
     if not isinstance(value, PerLeaf) and not isinstance(own, tuple):
-        array = as_hyperparam(_plain(value))
+        array = _single(name, value)
         if array.ndim == 1:
             _check_length(name, array.shape, steps)
             return array, lambda step, x: x
     constant = _check_form(name, value, own, params)
     return None, lambda step, x: constant
+
+
+def _single(name, value):
+    if isinstance(value, tuple):
+        raise ValueError(
+            f"`{name}` is a single number, not a pair; got {value!r}. Use an array of"
+            " shape [steps] for a value per step."
+        )
+    return as_hyperparam(_plain(value))
 
 
 def _plain(value):
@@ -92,7 +101,7 @@ def _check_form(name, value, own, params):
         return tuple(
             _check_form(name, v, o, params) for v, o in zip(value, own, strict=True)
         )
-    value = as_hyperparam(_plain(value))
+    value = _single(name, value)
     if isinstance(value, PerLeaf):
         _check_prefix(name, value.tree, params)
     elif value.ndim:

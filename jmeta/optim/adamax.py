@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jmeta._numerics import integer_power
 from jmeta._settings import Setting, check_ranges
 from jmeta._typing import PyTree
 from jmeta.optim._base import per_leaf
@@ -83,7 +84,7 @@ def adamax(
         exp_avg = beta1 * exp_avg + (1 - beta1) * grad
         size = jnp.sign(grad) * grad  # jnp.abs has derivative 1 at 0
         exp_inf = jnp.maximum(beta2 * exp_inf, size + hp["eps"])
-        clr = hp["lr"] / (1 - beta1**step)
+        clr = hp["lr"] / (1 - integer_power(beta1, step))
         return -clr * exp_avg / exp_inf, {"exp_avg": exp_avg, "exp_inf": exp_inf}
 
     slots = {

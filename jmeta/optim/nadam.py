@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jmeta._numerics import safe_sqrt
+from jmeta._numerics import integer_power, safe_sqrt
 from jmeta._settings import Setting, check_ranges
 from jmeta._typing import PyTree
 from jmeta.optim._base import per_leaf
@@ -117,7 +117,7 @@ def nadam(
         mu_product = mu_product * mu
         exp_avg = beta1 * exp_avg + (1 - beta1) * grad
         exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad**2
-        denom = safe_sqrt(exp_avg_sq / (1 - beta2**step)) + hp["eps"]
+        denom = safe_sqrt(exp_avg_sq / (1 - integer_power(beta2, step))) + hp["eps"]
         update = (
             -decay
             - lr * (1 - mu) / (1 - mu_product) * grad / denom

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jmeta._numerics import safe_sqrt
+from jmeta._numerics import integer_power, safe_sqrt
 from jmeta._settings import Setting, check_ranges
 from jmeta._typing import PyTree
 from jmeta.optim._base import per_leaf
@@ -100,10 +100,10 @@ def radam(
             grad = grad + weight_decay * param
         exp_avg = beta1 * exp_avg + (1 - beta1) * grad
         exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad**2
-        bias_correction1 = 1 - beta1**step
-        bias_correction2 = 1 - beta2**step
+        bias_correction1 = 1 - integer_power(beta1, step)
+        bias_correction2 = 1 - integer_power(beta2, step)
         rho_inf = 2 / (1 - beta2) - 1
-        rho = rho_inf - 2 * step * beta2**step / bias_correction2
+        rho = rho_inf - 2 * step * integer_power(beta2, step) / bias_correction2
         rectified = rho > 5
         # what the other branch would divide by or take the root of is replaced by
         # harmless numbers before, not after: 0 * inf would reach the derivatives

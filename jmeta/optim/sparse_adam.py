@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jmeta._numerics import safe_sqrt
+from jmeta._numerics import integer_power, safe_sqrt
 from jmeta._settings import Setting, check_ranges
 from jmeta._typing import PyTree
 from jmeta.optim._base import per_leaf
@@ -91,8 +91,8 @@ def sparse_adam(
         exp_avg_sq = jnp.where(
             reached, exp_avg_sq + (1 - beta2) * (grad**2 - exp_avg_sq), exp_avg_sq
         )
-        bias_correction1 = 1 - beta1**step
-        bias_correction2 = 1 - beta2**step
+        bias_correction1 = 1 - integer_power(beta1, step)
+        bias_correction2 = 1 - integer_power(beta2, step)
         step_size = hp["lr"] * jnp.sqrt(bias_correction2) / bias_correction1
         update = -step_size * exp_avg / (safe_sqrt(exp_avg_sq) + hp["eps"])
         slots = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}

@@ -32,21 +32,6 @@ def as_step(step: ArrayLike) -> jax.Array:
     return step.astype(jnp.result_type(int))
 
 
-@jax.custom_jvp
-def integer_power(x: jax.Array, n: jax.Array) -> jax.Array:
-    """`x ** n` for integers from 0, with finite derivatives of every order at 0.
-
-    JAX's own second derivative of `x ** 1` at 0 is 0 times infinity.
-    """
-    return x**n
-
-
-@integer_power.defjvp
-def _integer_power_jvp(primals, tangents):
-    (x, n), (x_dot, _) = primals, tangents
-    return integer_power(x, n), n * integer_power(x, jnp.maximum(n - 1, 0)) * x_dot
-
-
 def check_counts(**counts: int) -> None:
     """Refuse what is not a positive integer known before tracing."""
     for name, count in counts.items():

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jmeta._numerics import integer_power
 from jmeta.schedules._base import (
     Schedule,
     as_floats,
     as_step,
     check_choice,
-    integer_power,
 )
 
 

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jmeta._numerics import integer_power
 from jmeta.schedules._base import (
     Schedule,
     as_floats,
     as_step,
     check_counts,
     check_share,
-    integer_power,
 )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jmeta._numerics import integer_power
 from jmeta.schedules._base import (
     Schedule,
     as_floats,
@@ -12,7 +13,6 @@ from jmeta.schedules._base import (
     check_counts,
     check_milestones,
     check_share,
-    integer_power,
 )
 
 
