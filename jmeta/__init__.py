@@ -46,3 +46,9 @@ from jmeta.tasks import (
     task_map as task_map,
     task_value_and_grad as task_value_and_grad,
 )
+from jmeta.zero_order import (
+    Antithetic as Antithetic,
+    ForwardDifference as ForwardDifference,
+    Naive as Naive,
+    es_value_and_grad as es_value_and_grad,
+)

@@ -14,11 +14,12 @@ import jmeta
 # Adding or removing a name is a change of the interface: it is made here too.
 NAMESPACES = {
     "jmeta": """
-        CG EMA EMAState FixedPoint ForwardMode GMRES Implicit Neumann NormalCG PerLeaf
-        PerStep Root Run StationaryPoint Task Unroll adjoint apply_trainable_opt_params
-        create_diff_optim ema ema_params from_torch get_diff_optim
-        get_trainable_opt_params inner_loop innerloop_ctx make_functional matmul_convs
-        monkeypatch optim proximal schedules swap_params task_map task_value_and_grad
+        Antithetic CG EMA EMAState FixedPoint ForwardDifference ForwardMode GMRES
+        Implicit Naive Neumann NormalCG PerLeaf PerStep Root Run StationaryPoint Task
+        Unroll adjoint apply_trainable_opt_params create_diff_optim ema ema_params
+        es_value_and_grad from_torch get_diff_optim get_trainable_opt_params inner_loop
+        innerloop_ctx make_functional matmul_convs monkeypatch optim proximal schedules
+        swap_params task_map task_value_and_grad
     """,
     "jmeta.adjoint": """
         Adjoint FixedPoint ForwardMode Implicit Root StationaryPoint Unroll proximal
