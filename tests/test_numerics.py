@@ -39,11 +39,12 @@ def test_integer_power_keeps_the_dtype():
 @pytest.mark.parametrize("derivative", [jax.grad, jax.jacfwd])
 def test_roots_and_quotients_have_no_slope_at_0(derivative):
     quotient = lambda x: safe_divide(2.0 * x, x)
+    zero, four = jnp.array(0.0), jnp.array(4.0)
     for f in (safe_sqrt, quotient):
-        assert [g(0.0) for g in orders(f, derivative)] == [0.0] * 4
-    slopes = [f(4.0) for f in orders(safe_sqrt, derivative)]
+        assert [g(zero) for g in orders(f, derivative)] == [0.0] * 4
+    slopes = [f(four) for f in orders(safe_sqrt, derivative)]
     assert_trees_close(slopes, [2.0, 1 / 4, -1 / 32, 3 / 256], rtol=F64_SAME)
-    assert quotient(3.0) == 2.0
+    assert quotient(four) == 2.0
 
 
 def test_scale_is_a_product():
