@@ -46,6 +46,7 @@ from jmeta.tasks import (
     task_map as task_map,
     task_value_and_grad as task_value_and_grad,
 )
+from jmeta.unused import unused_parameters as unused_parameters
 from jmeta.zero_order import (
     Antithetic as Antithetic,
     ForwardDifference as ForwardDifference,

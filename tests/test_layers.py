@@ -16,7 +16,7 @@ LAYERS = (
     ("_jaxpr", "_numerics", "_settings", "_tree", "_varying"),
     (
         *("convolution", "ema", "from_torch", "functional", "linear_solve"),
-        *("optim", "schedules"),
+        *("optim", "schedules", "unused"),
     ),
     ("_check", "adjoint"),
     ("_objective",),

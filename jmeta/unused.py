@@ -1,0 +1,59 @@
+"""Find the parameters that an objective does not use."""
+
+from collections.abc import Callable
+
+import jax
+from jax.tree_util import tree_leaves_with_path
+
+from jmeta._jaxpr import dependencies
+from jmeta._tree import path_strings
+from jmeta._typing import Path, PyTree
+
+
+def unused_parameters(
+    objective: Callable[..., jax.Array], params: PyTree, *batch: PyTree
+) -> frozenset[Path]:
+    """Find the parameters that an objective does not depend on, to leave them out.
+
+    torch skips a parameter without gradient wholly. In JAX its gradient is zeros, on
+    which weight decay and momentum still act. Training without it gives torch's
+    numbers:
+
+        unused = jmeta.unused_parameters(objective, params, batch)
+        jmeta.inner_loop(..., trainable=lambda path: path not in unused)
+
+    The objective is traced, not run. A parameter counts as used when a path of
+    floating-point values leads from it to the loss that no `stop_gradient` cuts, also
+    one along which the gradient happens to be 0.
+
+    Args:
+        objective: `objective(params, *batch)`, the scalar loss.
+        params: The parameters, a pytree of arrays or `jax.ShapeDtypeStruct`s.
+        *batch: What else the objective takes, likewise.
+
+    Returns:
+        Paths such as `("head", "kernel")`.
+
+    Raises:
+        ValueError: The objective gives anything but a scalar.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> params = {"body": jnp.ones(2), "head": {"w": jnp.ones(2)}}
+        >>> loss = lambda params, x: jnp.sum(x * params["body"])
+        >>> unused_parameters(loss, params, jnp.ones(2))
+        frozenset({('head', 'w')})
+    """
+    used, shape = dependencies(objective, params, *batch)
+    leaves = jax.tree.leaves(shape)
+    if jax.tree.structure(shape) != jax.tree.structure(0) or leaves[0].shape:
+        got = [leaf.shape for leaf in leaves]
+        raise ValueError(
+            "`objective` must return a scalar loss alone; got arrays of shapes"
+            f" {got}. Reduce it, for example with `.mean()`, and leave out the rest."
+        )
+    return frozenset(
+        path_strings(path)
+        for i, (path, _) in enumerate(tree_leaves_with_path(params))
+        if i not in used
+    )
