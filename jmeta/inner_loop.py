@@ -195,10 +195,11 @@ def inner_loop(
     objective = objective_of(carry := vary(carry, axes))
     if more := varying_axes(objective.captured) - axes:
         objective = objective_of(carry := vary(carry, axes | more))
-    make_step = functools.partial(training.make_step, objective)
+    unmasked = training._replace(active=None)
     loop = Loop(
         objective=objective,
-        make_step=make_step,
+        make_step=functools.partial(training.make_step, objective),
+        make_any_step=functools.partial(unmasked.make_step, objective),
         inputs=training.inputs,
         carry=carry,
         xs=xs,

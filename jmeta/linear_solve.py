@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg, gmres
 
 from jmeta._typing import PyTree
+from jmeta._varying import varying_axes
 
 MatVec = Callable[[PyTree], PyTree]
 
@@ -97,6 +98,10 @@ class GMRES:
         restart: Vectors kept between restarts.
         damping: Added to the diagonal.
 
+    Raises:
+        ValueError: It is called inside `jax.shard_map` with `check_vma=True`, which
+            JAX's own GMRES does not support.
+
     Example:
         >>> import jax.numpy as jnp
         >>> x = GMRES()(lambda x: 2.0 * x, jnp.array([2.0, 4.0]))
@@ -114,6 +119,12 @@ class GMRES:
 
     def __call__(self, matvec: MatVec, b: PyTree) -> PyTree:
         """Solve `matvec(x) = b`."""
+        if axes := varying_axes(b):
+            raise ValueError(
+                "`GMRES` cannot run inside `jax.shard_map` on values that differ over"
+                f" devices; these differ over {sorted(axes)}. Use `NormalCG()`, or call"
+                " `jax.shard_map(..., check_vma=False)`."
+            )
         options = {"tol": _tol(self.tol, b), "maxiter": self.maxiter}
 
         def solve(matvec: MatVec, b: PyTree) -> PyTree:

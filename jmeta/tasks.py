@@ -87,7 +87,7 @@ def task_value_and_grad(
                 "The task loss must be a scalar; got an array of shape"
                 f" {losses.shape[1:]}. Reduce it, for example with `.mean()`."
             )
-        return weights @ losses, rest[0] if has_aux else None
+        return jnp.sum(weights * losses), rest[0] if has_aux else None
 
     def chunk(meta_params, tasks, keys, weights):
         grad_fn = jax.value_and_grad(weighted, has_aux=True)
@@ -148,7 +148,18 @@ class _Chunks(NamedTuple):
 
     def __call__(self, chunk, meta_params, tasks, key):
         """Sum the first of what `chunk` gives over chunks, stack the second."""
+        run = functools.partial(self._run, chunk)
+        explicit = jax.sharding.get_abstract_mesh().explicit_axes
+        if self.mesh is not None and explicit:
+            # under `jax.set_mesh` of axes that are part of an array's type
+            run = jax.sharding.auto_axes(
+                run, axes=explicit, out_sharding=PartitionSpec()
+            )
+        return run(meta_params, tasks, key)
+
+    def _run(self, chunk, meta_params, tasks, key):
         count = _count(tasks)
+        tasks = jax.tree.map(jnp.asarray, tasks)
         devices = 1 if self.mesh is None else self.mesh.size
         chunks, size = self._split(math.ceil(count / devices))
         total = devices * chunks * size

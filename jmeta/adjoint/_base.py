@@ -38,6 +38,7 @@ class Loop(NamedTuple):
     Attributes:
         objective: What is minimised.
         make_step: Makes the step of a way to take the inner gradient.
+        make_any_step: The same, for a step that is taken whatever its number is.
         inputs: `(carry, x) -> inputs` of the objective at a step.
         carry: Where it starts: `params`, `opt_state`, `state`.
         xs: What differs between steps, leading axis `steps`.
@@ -49,6 +50,7 @@ class Loop(NamedTuple):
 
     objective: Objective
     make_step: Callable[[Gradient], Step]
+    make_any_step: Callable[[Gradient], Step]
     inputs: Callable[[Any, PyTree], PyTree]
     carry: Any
     xs: PyTree

@@ -5,11 +5,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.custom_derivatives import zero_from_primal
 
 from jmeta._jaxpr import hoist
 from jmeta._tree import is_inexact
 from jmeta._typing import PyTree
+from jmeta._varying import vary, varying_axes
 from jmeta.adjoint._base import Loop, Outcome, scan
 from jmeta.adjoint._gradient import reverse_gradient
 from jmeta.adjoint._symbolic import differentiated
@@ -84,7 +85,7 @@ class ForwardMode:
 
     def _check_count(self, inputs_dot):
         counts = {
-            name: sum(jnp.size(leaf) for _, leaf in differentiated(part))
+            name: sum(_count(leaf) for _, leaf in differentiated(part))
             for name, part in zip(inputs_dot._fields, inputs_dot, strict=True)
         }
         total = sum(counts.values())
@@ -113,7 +114,7 @@ def _forward(fun, inputs, inputs_dot):
     dots = [dot if differentiated(dot) else None for dot in jax.tree.leaves(inputs_dot)]
     pairs = zip(leaves, dots, strict=True)
     moving = [jnp.asarray(x) for x, dot in pairs if dot is not None]
-    flat_dots = [jnp.ravel(dot) for dot in dots if dot is not None]
+    flat_dots = [_reals(dot) for dot in dots if dot is not None]
     treedef_out = None
 
     def outputs(moving):
@@ -132,16 +133,17 @@ def _forward(fun, inputs, inputs_dot):
         """The derivative of every output with respect to the j-th number."""
         direction, start = [], 0
         for x in moving:
-            one = (jnp.arange(x.size) == j - start).astype(x.dtype)
-            direction.append(one.reshape(x.shape))
-            start += x.size
+            size = _count(x)
+            one = (jnp.arange(size) == j - start).astype(x.real.dtype)
+            direction.append(vary(_like(one, x), varying_axes(x)))
+            start += size
         return jax.jvp(outputs, (moving,), (direction,), has_aux=True)
 
-    indices = jnp.arange(sum(x.size for x in moving))
+    indices = jnp.arange(sum(map(_count, moving)))
     floats, columns, others = jax.vmap(column, out_axes=(None, 0, None))(indices)
     primals = [x if y is None else y for x, y in zip(floats, others, strict=True)]
     tangents = [
-        np.zeros(jnp.shape(y), jax.dtypes.float0)
+        zero_from_primal(y, symbolic_zeros=True)
         if jacobian is None
         else _combine(jacobian, flat_dots)
         for jacobian, y in zip(columns, others, strict=True)
@@ -154,6 +156,27 @@ def _combine(jacobian, dots):
     total, start = jnp.zeros(jacobian.shape[1:], jacobian.dtype), 0
     for dot in dots:
         rows = jacobian[start : start + dot.size]
-        total = total + jnp.tensordot(dot.astype(rows.dtype), rows, axes=1)
+        dot = dot.astype(rows.real.dtype)
+        # accelerators round the factors of a product by default
+        total = total + jnp.tensordot(dot, rows, axes=1, precision="highest")
         start += dot.size
     return total
+
+
+def _count(x):
+    """How many real numbers an array holds."""
+    return 2 * jnp.size(x) if jnp.iscomplexobj(x) else jnp.size(x)
+
+
+def _reals(x):
+    """An array's numbers in a row: real parts, then imaginary ones if it has them."""
+    parts = [x.real, x.imag] if jnp.iscomplexobj(x) else [x]
+    return jnp.concatenate([jnp.ravel(part) for part in parts])
+
+
+def _like(reals, x):
+    """The array like `x` whose numbers are in a row."""
+    if jnp.iscomplexobj(x):
+        real, imag = jnp.split(reals, 2)
+        return jax.lax.complex(real, imag).reshape(x.shape)
+    return reals.reshape(x.shape)

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
+from jax.custom_derivatives import zero_from_primal
 
 from jmeta._jaxpr import hoist
-from jmeta._tree import is_inexact
 from jmeta._typing import PyTree
+from jmeta._varying import vary, varying_axes
 from jmeta.adjoint._base import Loop, Outcome, scan
 from jmeta.adjoint._gradient import reverse_gradient
 from jmeta.adjoint._symbolic import differentiated
@@ -36,10 +36,10 @@ class FixedPoint:
     """A step of the optimizer, from where its state ended, does not move."""
 
     def residual(self, loop: Loop, carry: Any, x: PyTree, params: PyTree) -> PyTree:
-        """What a step adds to `params`."""
-        step = loop.make_step(reverse_gradient(loop.objective))
+        """What a step takes from `params`."""
+        step = loop.make_any_step(reverse_gradient(loop.objective))
         new, _ = step(carry._replace(params=params), x)
-        return jax.tree.map(jnp.subtract, new.params, params)
+        return jax.tree.map(jnp.subtract, params, new.params)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Implicit:
             captured = [by_id[id(x)] if id(x) in by_id else next(it) for x in moving]
             carry = type(loop.carry)(inputs.params, inputs.opt_state, inputs.state)
             carry, *rest = run(captured, carry, inputs.per_step)
-            norm = optax.global_norm(residual(inputs.theta, carry.params, carry))
+            norm = optax.tree.norm(residual(inputs.theta, carry.params, carry))
             return carry.params, (carry, *rest, norm)
 
         rule = jax.custom_jvp(solve)
@@ -151,7 +151,10 @@ class Implicit:
                 inputs.theta,
                 inputs_dot.theta,
             )
-            return (params, rest), (params_dot, jax.tree.map(_zero_tangent, rest))
+            zeros = jax.tree.map(
+                lambda x: zero_from_primal(x, symbolic_zeros=True), rest
+            )
+            return (params, rest), (params_dot, zeros)
 
         rule.defjvp(jvp, symbolic_zeros=True)
         params, (carry, ys, steps_taken, norm) = rule(inputs)
@@ -175,7 +178,7 @@ class Implicit:
 
         def body(while_carry):
             t, _, carry, ys = while_carry
-            done = optax.global_norm(condition(carry.params, carry)) <= self.tol
+            done = optax.tree.norm(condition(carry.params, carry)) <= self.tol
             new, y = step(carry, jax.tree.map(lambda x: x[t], loop.xs))
             new = jax.tree.map(lambda a, b: jnp.where(done, b, a), new, carry)
             ys = jax.tree.map(
@@ -185,6 +188,7 @@ class Implicit:
 
         ys = jax.tree.map(lambda y: jnp.zeros((loop.steps, *y.shape), y.dtype), y)
         start = (jnp.zeros((), jnp.int32), jnp.zeros((), bool), loop.carry, ys)
+        start = vary(start, varying_axes(loop.carry))
         t, _, carry, ys = jax.lax.while_loop(unfinished, body, start)
         return carry, ys, t
 
@@ -234,12 +238,6 @@ def _refuse(inputs_dot):
                 " `stop_gradient(meta)` and add `proximal(params, meta, weight)`), or"
                 " use `Unroll()`."
             )
-
-
-def _zero_tangent(x):
-    if is_inexact(x):
-        return jnp.zeros_like(x)
-    return np.zeros(jnp.shape(x), jax.dtypes.float0)
 
 
 def proximal(params: PyTree, center: PyTree, weight: jax.typing.ArrayLike) -> jax.Array:
