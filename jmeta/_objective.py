@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen, nnx
 from jax.tree_util import keystr, tree_leaves_with_path
 
-from jmeta._jaxpr import flow, hoist
+from jmeta._jaxpr import flow, has_foreign_rule, hoist
 from jmeta._tree import cast_like, is_float
 from jmeta._typing import Key, PyTree
 from jmeta.adjoint._base import Objective
@@ -100,7 +100,13 @@ def make_objective(
             raise
         raise TypeError(_NOT_TRACED) from error
     _check_reaches(jaxpr, len(jax.tree.leaves(params)))
-    return Objective(pure, captured)
+    constant = {id(x) for x in jax.tree.leaves(merge(params))}
+    return Objective(
+        pure=pure,
+        captured=captured,
+        frozen=[x for x in captured if id(x) in constant],
+        foreign_rule=has_foreign_rule(jaxpr.jaxpr),
+    )
 
 
 _NOT_TRACED = (

@@ -71,9 +71,8 @@ def as_hyperparam(value: Setting) -> Setting:
     if isinstance(value, PerLeaf | tuple):
         return jax.tree.map(as_hyperparam, value)
     dtype = getattr(value, "dtype", None)
-    if not (isinstance(value, int | float) or dtype is not None) or isinstance(
-        value, bool
-    ):
+    is_number = dtype is not None or isinstance(value, int | float)
+    if not is_number or isinstance(value, bool) or dtype == bool:
         raise TypeError(
             "A hyperparameter must be a number, an array or a schedule"
             f" `step -> value`; got {value!r}."

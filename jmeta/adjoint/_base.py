@@ -26,10 +26,14 @@ class Objective(NamedTuple):
     Attributes:
         pure: `(captured, params, inputs) -> (loss, extra)`; captures nothing itself.
         captured: The values that the user's functions close over.
+        frozen: Those of them that are parameters which are not trained.
+        foreign_rule: Whether a `jax.custom_vjp` of the user's stands in it.
     """
 
     pure: Callable[[list[Any], PyTree, PyTree], tuple[jax.Array, PyTree]]
     captured: list[Any]
+    frozen: list[Any]
+    foreign_rule: bool
 
 
 class Loop(NamedTuple):

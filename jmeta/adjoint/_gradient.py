@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jmeta._checkpoint import keep
 from jmeta._tree import is_inexact
 from jmeta._typing import PyTree
 from jmeta.adjoint._base import Gradient, Objective
@@ -35,7 +36,8 @@ def mixed_gradient(objective: Objective) -> Gradient:
     """
 
     def plain(params, captured, inputs):
-        return _value_and_grad(objective, (params, captured, inputs))
+        value, grads = _value_and_grad(objective, (params, captured, inputs))
+        return value, keep(grads)
 
     def forward(*args):
         return plain(*args), args
@@ -79,7 +81,8 @@ def first_order_gradient(objective: Objective, perturbations: PyTree) -> Gradien
     def gradient(params: PyTree, inputs: PyTree):
         captured = objective.captured
         value, grads = _value_and_grad(objective, (params, captured, inputs))
-        acting = (captured, inputs, perturbations)
+        frozen = {id(x) for x in objective.frozen}
+        acting = [x for x in captured if id(x) not in frozen], inputs, perturbations
         return value, jax.lax.stop_gradient(_refuse(acting, grads))
 
     return gradient

@@ -7,8 +7,8 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
+from jmeta._checkpoint import KEEP
 from jmeta._typing import PyTree
 from jmeta.adjoint._base import Gradient, Loop, Objective, Outcome, Step, scan
 from jmeta.adjoint._gradient import (
@@ -16,8 +16,6 @@ from jmeta.adjoint._gradient import (
     mixed_gradient,
     reverse_gradient,
 )
-
-_INNER_GRADIENT = "jmeta_inner_gradient"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,8 +32,8 @@ class Unroll:
         mixed: Transpose the inner gradient by a forward-over-reverse Hessian-vector
             product. Forward mode (`jax.jvp`, `jax.jacfwd`, `jax.hessian`) cannot go
             through this; use `ForwardMode` or `mixed=False` for it.
-            It rests on a symmetric Hessian: a loss with a custom rule that is not its
-            derivative (gradient reversal, clipping on the way back) needs `False`.
+            A loss with a `jax.custom_vjp` of its own, whose rule need not be the
+            derivative, is transposed by reverse over reverse all the same.
         checkpoint: What is stored: None everything, `"step"` the carry (with `mixed`
             the inner gradient too), `"nested"` the carry at the borders of
             `sqrt(steps)` blocks.
@@ -105,15 +103,10 @@ class Unroll:
     def _gradient(self, objective: Objective, perturbations: PyTree) -> Gradient:
         if self.order == 1:
             return first_order_gradient(objective, perturbations)
-        if not self.mixed:
+        # forward mode would go past the user's own rule for reverse mode
+        if not self.mixed or objective.foreign_rule:
             return reverse_gradient(objective)
-        gradient = mixed_gradient(objective)
-
-        def kept_gradient(params: PyTree, inputs: PyTree):
-            value, grads = gradient(params, inputs)
-            return value, checkpoint_name(grads, _INNER_GRADIENT)
-
-        return kept_gradient
+        return mixed_gradient(objective)
 
     def _without_derivative(self, loop, xs, steps):
         """Run steps from which no derivative comes back, whatever they capture."""
@@ -131,8 +124,7 @@ class Unroll:
         if self.checkpoint is None:
             return scan(step, carry, xs, steps, self.unroll)
         # with the inner gradient at hand only the optimizer's arithmetic is recomputed
-        policy = jax.checkpoint_policies.save_only_these_names(_INNER_GRADIENT)
-        step = jax.checkpoint(step, policy=policy, prevent_cse=self._prevent_cse(steps))
+        step = jax.checkpoint(step, policy=KEEP, prevent_cse=self._prevent_cse(steps))
         if self.checkpoint == "step" or steps < 4:
             return scan(step, carry, xs, steps, self.unroll)
         return self._nested(step, carry, xs, steps)

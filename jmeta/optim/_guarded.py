@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax.core import Tracer, eval_jaxpr
 from jax.custom_derivatives import SymbolicZero
 
+from jmeta._jaxpr import scan_counts
+
 _ELEMENTWISE = dict.fromkeys(
     "cbrt digamma div exp exp2 expm1 integer_pow lgamma log log1p pow rsqrt sqrt square"
     " tan".split(),
@@ -150,7 +152,7 @@ def _while(params: dict[str, Any], args: list[Any]) -> list[Any]:
 
 
 def _scan(params: dict[str, Any], args: list[Any]) -> list[Any]:
-    start, num_carry = params["num_consts"], params["num_carry"]
+    start, num_carry = scan_counts(params)
     body = _closed(params["jaxpr"])
 
     def step(carry, xs):

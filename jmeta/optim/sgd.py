@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jmeta._checkpoint import keep
 from jmeta._numerics import scale
 from jmeta._settings import Setting, check_ranges
 from jmeta._typing import PyTree
@@ -107,7 +108,8 @@ def sgd(
             "momentum_buffer": buffer,
             "started": started | jnp.any(momentum != 0),
         }
-        return -scale(hp["lr"], direction), slots
+        # stored, it spares storing the buffer unless the momentum is differentiated
+        return -scale(hp["lr"], keep(direction)), slots
 
     slots = {
         "momentum_buffer": lambda hp, param: jnp.zeros_like(param),
