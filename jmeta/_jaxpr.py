@@ -1,6 +1,7 @@
 """Functions as data: what a function captures, which inputs an output depends on."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,10 @@ import jax.core
 import jax.extend.core as jex
 import jax.numpy as jnp
 
-Indices = frozenset[int]
+from jmeta._primitives import scan_counts
+
+Indices = frozenset[Any]
+"""Of inputs that a value depends on; `Watch.cut` may put in what it wants to find."""
 
 
 class Hoisted(NamedTuple):
@@ -81,87 +85,122 @@ def dependencies(fun: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
     return jax.tree.structure(shape).unflatten(outputs), shape
 
 
+class Watch(NamedTuple):
+    """What becomes of a dependency that no derivative follows; by default, nothing.
+
+    Attributes:
+        cut: `(reason, equation, indices) -> indices` that go on from a cut.
+        rule: `equation -> [inputs that each output's derivative rule reaches]` of a
+            function with a custom rule, or None for all that it computes with.
+    """
+
+    cut: Callable[[str, jex.JaxprEqn | None, Indices], Indices] = (
+        lambda reason, eqn, indices: frozenset()
+    )
+    rule: Callable[[jex.JaxprEqn], list[set[int]] | None] = lambda eqn: None
+
+
 def flow(
-    jaxpr: jex.Jaxpr | jex.ClosedJaxpr, inputs: Sequence[Indices]
+    jaxpr: jex.Jaxpr | jex.ClosedJaxpr,
+    inputs: Sequence[Indices],
+    watch: Watch = Watch(),
 ) -> list[Indices]:
     """Follow sets of indices from a jaxpr's inputs to its outputs."""
     if isinstance(jaxpr, jex.ClosedJaxpr):
         jaxpr = jaxpr.jaxpr
-    known = dict(zip(jaxpr.invars, inputs, strict=True))
+    known = {}
+
+    def write(variables, indices, eqn=None):
+        for v, i in zip(variables, indices, strict=True):
+            known[v] = i if _is_float(v) else watch.cut("integer", eqn, i)
 
     def read(atom):
-        if isinstance(atom, jex.Literal) or not _is_float(atom):
+        if isinstance(atom, jex.Literal):
             return frozenset()
         return known.get(atom, frozenset())
 
+    write(jaxpr.invars, inputs)
     for eqn in jaxpr.eqns:
-        outs = _through(eqn, [read(atom) for atom in eqn.invars])
-        known.update(zip(eqn.outvars, outs, strict=True))
+        write(eqn.outvars, _through(eqn, [read(v) for v in eqn.invars], watch), eqn)
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _through(eqn: jex.JaxprEqn, inputs: list[Indices]) -> list[Indices]:
+def called(eqn: jex.JaxprEqn) -> jex.Jaxpr | jex.ClosedJaxpr | None:
+    """The jaxpr that an equation runs once on its inputs, if it is such a call."""
+    match eqn.primitive.name:
+        case "jit" | "pjit" | "checkpoint" | "remat2":
+            return eqn.params["jaxpr"]
+        case "closed_call" | "custom_jvp_call" | "custom_vjp_call":
+            return eqn.params["call_jaxpr"]
+    return None
+
+
+def evaluate(eqn: jex.JaxprEqn, values: Sequence[Any]) -> list[Any]:
+    """What an equation gives for these inputs."""
+    functions, params = eqn.primitive.get_bind_params(eqn.params)
+    outs = eqn.primitive.bind(*functions, *values, **params)
+    return list(outs) if eqn.primitive.multiple_results else [outs]
+
+
+def place(eqn: jex.JaxprEqn) -> str:
+    """The user's line that an equation comes from, as `file.py:12 in function`."""
+    traceback = eqn.source_info.traceback
+    for frame in traceback.frames if traceback else ():
+        path = Path(frame.file_name)
+        if "site-packages" not in path.parts and _PACKAGE not in path.parents:
+            return f"{path.name}:{frame.line_num} in {frame.function_name}"
+    return ""
+
+
+_PACKAGE = Path(__file__).parent
+
+
+def _through(eqn: jex.JaxprEqn, inputs: list[Indices], watch: Watch) -> list[Indices]:
     params = eqn.params
     match eqn.primitive.name:
         case "stop_gradient":
-            return [frozenset()] * len(eqn.outvars)
-        case "jit" | "pjit" | "checkpoint" | "remat2":
-            return flow(params["jaxpr"], inputs)
-        case "closed_call" | "custom_jvp_call" | "custom_vjp_call":
-            return flow(params["call_jaxpr"], inputs)
+            return [watch.cut("stop_gradient", eqn, inputs[0])]
+        case "custom_jvp_call" | "custom_vjp_call":
+            outs = flow(params["call_jaxpr"], inputs, watch)
+            return _by_rule(eqn, inputs, outs, watch)
         case "cond":
-            branches = [flow(b, inputs[1:]) for b in params["branches"]]
-            return [frozenset().union(*outs) for outs in zip(*branches, strict=True)]
+            branches = [flow(b, inputs[1:], watch) for b in params["branches"]]
+            return [inputs[0].union(*outs) for outs in zip(*branches, strict=True)]
         case "scan":
-            consts = inputs[: params["num_consts"]]
-            return _until_stable(params["jaxpr"], consts, inputs, params["num_carry"])
+            consts, carry = scan_counts(params)
+            return _until_stable(params["jaxpr"], consts, inputs, carry, watch)
         case "while":
-            skip = params["cond_nconsts"]
-            end = skip + params["body_nconsts"]
-            carry = len(inputs) - end
-            return _until_stable(
-                params["body_jaxpr"], inputs[skip:end], inputs[skip:], carry
-            )
+            skip, consts = params["cond_nconsts"], params["body_nconsts"]
+            carry = len(inputs) - skip - consts
+            body, rest = params["body_jaxpr"], inputs[skip:]
+            outs = _until_stable(body, consts, rest, carry, watch)
+            (ends,) = flow(params["cond_jaxpr"], [*inputs[:skip], *outs], watch)
+            return [out | ends for out in outs]
+    if (inner := called(eqn)) is not None:
+        return flow(inner, inputs, watch)
     return [frozenset().union(*inputs)] * len(eqn.outvars)
 
 
-def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
-    """How many constants and carried values a scan has, from its parameters."""
-    if "num_consts" in params:
-        return params["num_consts"], params["num_carry"]
-    # since jax 0.11 the inputs stand in a tree of constants, carry and slices
-    consts, carry, _ = params["ft_in"].unpack()
-    return len(consts), len(carry)
+def _by_rule(eqn, inputs, outs, watch):
+    """Cut what a function computes with but its derivative rule leaves out."""
+    reached = watch.rule(eqn)
+    if reached is None:
+        return outs
+    results = []
+    for out, indices in zip(outs, reached, strict=True):
+        follows = frozenset().union(*(inputs[i] for i in indices))
+        cut = watch.cut("custom rule", eqn, out - follows)
+        results.append((out & follows) | cut)
+    return results
 
 
-def has_foreign_rule(jaxpr: jex.Jaxpr) -> bool:
-    """Whether a reverse-mode rule stands in a jaxpr that is not one of jmeta's own.
-
-    Such a rule may give something else than the derivative (gradient reversal,
-    clipping on the way back), which forward mode does not see. jmeta's own marks its
-    gradient with `keep`.
-    """
-    for eqn in jaxpr.eqns:
-        inner = [_open(sub) for sub in jex.jaxprs_in_params(eqn.params)]
-        if eqn.primitive.name == "custom_vjp_call" and not any(
-            sub.primitive.name == "name" for body in inner for sub in body.eqns
-        ):
-            return True
-        if any(has_foreign_rule(body) for body in inner):
-            return True
-    return False
-
-
-def _open(jaxpr):
-    return jaxpr.jaxpr if isinstance(jaxpr, jex.ClosedJaxpr) else jaxpr
-
-
-def _until_stable(body, consts, inputs, num_carry):
+def _until_stable(body, num_consts, inputs, num_carry, watch):
     """Pass a loop's carry through its body until no more inputs reach it."""
-    carry = list(inputs[len(consts) : len(consts) + num_carry])
-    xs = list(inputs[len(consts) + num_carry :])
+    consts = inputs[:num_consts]
+    carry = list(inputs[num_consts : num_consts + num_carry])
+    xs = list(inputs[num_consts + num_carry :])
     while True:
-        outs = flow(body, [*consts, *carry, *xs])
+        outs = flow(body, [*consts, *carry, *xs], watch)
         grown = [a | b for a, b in zip(carry, outs[:num_carry], strict=True)]
         if grown == carry:
             return grown + outs[num_carry:]

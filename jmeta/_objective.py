@@ -9,7 +9,8 @@ import numpy as np
 from flax import linen, nnx
 from jax.tree_util import keystr, tree_leaves_with_path
 
-from jmeta._jaxpr import flow, has_foreign_rule, hoist
+from jmeta._jaxpr import flow, hoist
+from jmeta._primitives import has_foreign_rule
 from jmeta._tree import cast_like, is_float
 from jmeta._typing import Key, PyTree
 from jmeta.adjoint._base import Objective

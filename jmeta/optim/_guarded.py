@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.core import Tracer, eval_jaxpr
 from jax.custom_derivatives import SymbolicZero
 
-from jmeta._jaxpr import scan_counts
+from jmeta._primitives import scan_counts
 
 _ELEMENTWISE = dict.fromkeys(
     "cbrt digamma div exp exp2 expm1 integer_pow lgamma log log1p pow rsqrt sqrt square"
