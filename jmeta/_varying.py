@@ -7,6 +7,11 @@ import jax
 from jmeta._typing import PyTree
 
 
+def in_shard_map() -> bool:
+    """Whether this is traced for one device of several, by `jax.shard_map`."""
+    return bool(jax.sharding.get_abstract_mesh().manual_axes)
+
+
 def varying_axes(tree: PyTree) -> frozenset[Any]:
     """Names of the manual axes that some array differs over; none outside shard_map."""
     arrays = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]

@@ -10,13 +10,15 @@ import optax
 from jax.typing import ArrayLike
 
 from jmeta import _check
+from jmeta._jaxpr import hoist
 from jmeta._objective import make_objective
 from jmeta._step import Carry, Training, Y, constant
 from jmeta._tree import split_by_path, strong
 from jmeta._typing import Key, Path, PyTree
-from jmeta._varying import vary, varying_axes
+from jmeta._varying import in_shard_map, vary, varying_axes
 from jmeta.adjoint import Adjoint, Unroll
 from jmeta.adjoint._base import Loop, Objective, Outcome
+from jmeta.adjoint._gradient import reverse_gradient
 from jmeta.optim.hyperparams import assign
 
 
@@ -193,8 +195,10 @@ def inner_loop(
     # inside shard_map: train parameters of each device's own, see `vary`
     axes = varying_axes((carry, batch, xs, hyperparams, key, active))
     objective = objective_of(carry := vary(carry, axes))
-    if more := varying_axes(objective.captured) - axes:
-        objective = objective_of(carry := vary(carry, axes | more))
+    if in_shard_map():
+        step = training.make_step(objective, reverse_gradient(objective))
+        captured = hoist(step, carry, jax.tree.map(lambda x: x[0], xs)).captured
+        objective = objective_of(carry := vary(carry, axes | varying_axes(captured)))
     unmasked = training._replace(active=None)
     loop = Loop(
         objective=objective,
