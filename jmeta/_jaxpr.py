@@ -100,10 +100,13 @@ class Watch(NamedTuple):
     rule: Callable[[jex.JaxprEqn], list[set[int]] | None] = lambda eqn: None
 
 
+_DROP = Watch()
+
+
 def flow(
     jaxpr: jex.Jaxpr | jex.ClosedJaxpr,
     inputs: Sequence[Indices],
-    watch: Watch = Watch(),
+    watch: Watch = _DROP,
 ) -> list[Indices]:
     """Follow sets of indices from a jaxpr's inputs to its outputs."""
     if isinstance(jaxpr, jex.ClosedJaxpr):
