@@ -12,16 +12,15 @@ import numpy as np
 from _harness import Candidate
 from _problem import Problem
 
-ORDER = ("weight", "bias", "scale", "shift")
 
-
-def mlp_module(problem: Problem) -> Any:
+def mlp_module(problem: Problem, activation: str = "ReLU") -> Any:
     """`_problem.mlp_apply` as a torch module, without the weights."""
     from torch import nn
 
     layers = []
     for layer in problem.params:
-        layers += [nn.Linear(*layer["weight"].shape), nn.ReLU()]
+        linear = nn.Linear(*layer["weight"].shape, bias="bias" in layer)
+        layers += [linear, getattr(nn, activation)()]
     return nn.Sequential(*layers[:-1])
 
 
@@ -183,8 +182,7 @@ def _candidate(run, problem):
             count = len(_ordered(problem.params))
             flat = iter([_flip(x, back=True) for x in itertools.islice(it, count)])
             gradients[name] = [
-                {key: next(flat) for key in ORDER if key in layer}
-                for layer in problem.params
+                {key: next(flat) for key in layer} for layer in problem.params
             ]
         return gradients
 
@@ -192,14 +190,13 @@ def _candidate(run, problem):
 
 
 def _ordered(params):
-    return [layer[key] for layer in params for key in ORDER if key in layer]
+    return [value for layer in params for value in layer.values()]
 
 
 def _flip(x, back=False):
     """JAX's `[in, out]` and `[H, W, in, out]` to torch's `[out, in(, H, W)]`."""
-    if x.ndim == 4:
-        return np.ascontiguousarray(x.transpose((2, 3, 1, 0) if back else (3, 2, 0, 1)))
-    return np.ascontiguousarray(x.T)
+    axes = {2: (1, 0), 4: (2, 3, 1, 0) if back else (3, 2, 0, 1)}
+    return np.ascontiguousarray(x.transpose(axes.get(x.ndim, range(x.ndim))))
 
 
 def _add(total, part):

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import jmeta
-from jmeta.tasks import Task, task_map, task_value_and_grad
 
 Layers = list[dict[str, np.ndarray]]
 
@@ -19,8 +18,8 @@ class Problem(NamedTuple):
     """Adapt `params` to each task by SGD; the mean loss on the queries counts.
 
     Attributes:
-        params: A dict of float32 arrays for each layer, in JAX's layouts: `[in, out]`
-            and `[height, width, in, out]`.
+        params: A dict of float32 arrays for each layer, in the order in which a torch
+            module lists them, but in JAX's layouts: `[in, out]` and `[H, W, in, out]`.
         support: `(x, y)` with a leading axis of tasks; images as `[N, H, W, C]`.
         query: The same.
         classes: Whether `y` are classes (cross-entropy) or numbers (mean square).
@@ -52,11 +51,11 @@ def mlp(seed: int, *sizes: int) -> Layers:
     ]
 
 
-def mlp_apply(params: list[dict[str, jax.Array]], x: jax.Array) -> jax.Array:
-    """Outputs `[N, out]` for inputs `[N, in]`, ReLU between the layers."""
+def mlp_apply(params: Any, x: jax.Array, activation: Any = jax.nn.relu) -> jax.Array:
+    """Outputs `[N, out]` for inputs `[N, in]`."""
     *hidden, last = params
     for layer in hidden:
-        x = jax.nn.relu(x @ layer["weight"] + layer["bias"][None])
+        x = activation(x @ layer["weight"] + layer["bias"][None])
     return x @ last["weight"] + last["bias"][None]
 
 
@@ -74,7 +73,7 @@ def adapt(
     problem: Problem,
     adjoint: Any,
     meta: dict[str, Any],
-    task: Task,
+    task: jmeta.Task,
 ) -> tuple[Any, jax.Array]:
     """Trained parameters for one task, and the loss on its query set."""
     loss_fn = cross_entropy if problem.classes else mean_square
@@ -99,14 +98,14 @@ def hypergradient(
     problem: Problem,
     adjoint: Any,
     chunk_size: int | None = None,
-) -> tuple[Callable[..., Any], Any, Task]:
+) -> tuple[Callable[..., Any], Any, jmeta.Task]:
     """The gradient of the mean query loss: a function and its two arguments."""
 
     def task_loss(meta, task):
         return adapt(apply_fn, problem, adjoint, meta, task)[1]
 
-    value_and_grad = task_value_and_grad(task_loss, chunk_size=chunk_size)
-    tasks = Task(problem.support, problem.query)
+    value_and_grad = jmeta.task_value_and_grad(task_loss, chunk_size=chunk_size)
+    tasks = jmeta.Task(problem.support, problem.query)
     gradient = lambda meta, tasks: value_and_grad(meta, tasks)[1]
     return gradient, start(problem, problem.wrt), tasks
 
@@ -114,8 +113,8 @@ def hypergradient(
 def training(apply_fn: Callable[..., Any], problem: Problem):
     """Training for each task without any derivative: a function and its arguments."""
     train = functools.partial(adapt, apply_fn, problem, jmeta.Unroll())
-    tasks = Task(problem.support, problem.query)
-    all_tasks = lambda meta, tasks: task_map(train, chunk_size=1)(meta, tasks)
+    tasks = jmeta.Task(problem.support, problem.query)
+    all_tasks = lambda meta, tasks: jmeta.task_map(train, chunk_size=1)(meta, tasks)
     return all_tasks, start(problem, problem.wrt), tasks
 
 
