@@ -40,7 +40,11 @@ CHOSEN = [
     for mode in MODES
     if mode != "plain" or ROWS[name]["optimizer"] in ("SGD", "Adam", "RMSprop")
 ]
-WITHOUT_RECORD = {"rprop": {}, "sparse_adam": {"eps": 1e-3}}
+WITHOUT_RECORD = {
+    "rprop": {},
+    "sparse_adam": {"eps": 1e-3},
+    "lbfgs": {"max_iter": 1, "history_size": 2},
+}
 
 
 @pytest.mark.parametrize(("name", "mode"), CHOSEN)
