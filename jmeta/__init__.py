@@ -41,6 +41,7 @@ from jmeta.linear_solve import (
     NormalCG as NormalCG,
 )
 from jmeta.optim._per_step import PerStep as PerStep
+from jmeta.plan import Plan as Plan, plan as plan
 from jmeta.tasks import (
     Task as Task,
     task_map as task_map,

@@ -15,8 +15,8 @@ LAYERS = (
     ("_primitives", "_typing"),
     ("_checkpoint", "_jaxpr", "_numerics", "_settings", "_tree", "_varying"),
     (
-        *("convolution", "ema", "from_torch", "functional", "linear_solve"),
-        *("optim", "schedules", "unused"),
+        *("_operations", "_origin", "convolution", "ema", "explain", "from_torch"),
+        *("functional", "linear_solve", "optim", "schedules", "unused"),
     ),
     ("_check", "adjoint"),
     ("_objective",),

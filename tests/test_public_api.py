@@ -15,11 +15,11 @@ import jmeta
 NAMESPACES = {
     "jmeta": """
         Antithetic CG EMA EMAState FixedPoint ForwardDifference ForwardMode GMRES
-        Implicit Naive Neumann NormalCG PerLeaf PerStep Root Run StationaryPoint Task
-        Unroll adjoint apply_trainable_opt_params create_diff_optim ema ema_params
+        Implicit Naive Neumann NormalCG PerLeaf PerStep Plan Root Run StationaryPoint
+        Task Unroll adjoint apply_trainable_opt_params create_diff_optim ema ema_params
         es_value_and_grad from_torch get_diff_optim get_trainable_opt_params inner_loop
-        innerloop_ctx make_functional matmul_convs monkeypatch optim proximal schedules
-        swap_params task_map task_value_and_grad unused_parameters
+        innerloop_ctx make_functional matmul_convs monkeypatch optim plan proximal
+        schedules swap_params task_map task_value_and_grad unused_parameters
     """,
     "jmeta.adjoint": """
         Adjoint FixedPoint ForwardMode Implicit Root StationaryPoint Unroll proximal
@@ -40,6 +40,7 @@ NAMESPACES = {
 # Made by the library: the example stands at the function that makes it.
 MADE = {
     "jmeta.EMAState",
+    "jmeta.Plan",
     "jmeta.Run",
     "jmeta.adjoint.Adjoint",
     "jmeta.schedules.PlateauState",
