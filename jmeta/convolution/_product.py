@@ -57,15 +57,13 @@ def patches(x: jax.Array, w: jax.Array, conv: Convolution) -> jax.Array:
         [2.0, 5.0, 2.0]
     """
     window = w.shape[:-2]
-    edges = zip(conv.padding, conv.input_dilation, strict=True)
-    config = [(0, 0, 0), *((low, high, d - 1) for (low, high), d in edges), (0, 0, 0)]
-    x = lax.pad(x, jnp.zeros((), x.dtype), config)
+    x = pad(x, conv)
     # the last axis first: features run as [*window, C], like the kernel's rows
     for axis in range(len(window), 0, -1):
         size, step, hop = (
             part[axis - 1] for part in (window, conv.kernel_dilation, conv.strides)
         )
-        x = _concatenate_shifts(x, axis, size, step, hop)
+        x = lax.concatenate(shifts(x, axis, size, step, hop), x.ndim - 1)
     # two axes and no more: XLA's CPU backend multiplies those fastest
     y = lax.dot_general(
         x.reshape(-1, x.shape[-1]),
@@ -77,12 +75,23 @@ def patches(x: jax.Array, w: jax.Array, conv: Convolution) -> jax.Array:
     return y.reshape(*x.shape[:-1], w.shape[-1])
 
 
-def _concatenate_shifts(x, axis, size, step, hop):
-    """Put `x[i * hop + k * step]` for `k < size` side by side in the last axis."""
-    reach = (size - 1) * step
-    count = (x.shape[axis] - reach - 1) // hop + 1
-    shifts = [
+def pad(x: jax.Array, conv: Convolution) -> jax.Array:
+    """Pad, crop and dilate the inputs as the convolution asks."""
+    edges = zip(conv.padding, conv.input_dilation, strict=True)
+    config = [(0, 0, 0), *((low, high, d - 1) for (low, high), d in edges), (0, 0, 0)]
+    return lax.pad(x, jnp.zeros((), x.dtype), config)
+
+
+def shifts(
+    x: jax.Array, axis: int, size: int, step: int, hop: int, count: int | None = None
+) -> list[jax.Array]:
+    """`x[k * step + i * hop]` for `i < count`, one array for each `k < size`.
+
+    The default count is that of the windows that fit into the axis.
+    """
+    if count is None:
+        count = (x.shape[axis] - (size - 1) * step - 1) // hop + 1
+    return [
         lax.slice_in_dim(x, k * step, k * step + (count - 1) * hop + 1, hop, axis)
         for k in range(size)
     ]
-    return shifts[0] if size == 1 else lax.concatenate(shifts, x.ndim - 1)

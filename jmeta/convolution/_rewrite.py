@@ -11,15 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import primitives
 
+from jmeta.convolution._choice import by_shape
 from jmeta.convolution._pooling import max_pool, sum_pool
-from jmeta.convolution._product import Convolution, Product, patches
+from jmeta.convolution._product import Convolution, Product
 
 Rule = Callable[..., jax.Array | None]
 Rules = dict[jex.Primitive, Rule]
 
 
 def matmul_convs(
-    apply_fn: Callable[..., Any], *, product: Product = patches, pooling: bool = True
+    apply_fn: Callable[..., Any], *, product: Product = by_shape, pooling: bool = True
 ) -> Callable[..., Any]:
     """Return the same function with its convolutions as matrix products.
 
@@ -37,10 +38,8 @@ def matmul_convs(
     Args:
         apply_fn: Function of arrays in pytrees; what it captures may be traced.
         product: `product(x, w, convolution)`, which gives the outputs, or None to leave
-            this convolution as it is. The default, `patches`, was the fastest of those
-            tried on one CPU core (against shifted products, Winograd's transform and
-            `jax.lax.conv_general_dilated_patches`); it was not measured on an
-            accelerator.
+            this convolution as it is: `jmeta.convolution.patches`, `winograd`,
+            `by_shape`, which chooses between them, or a function of yours.
         pooling: Replace pooling too.
 
     Returns:
