@@ -24,6 +24,7 @@ from jmeta.ema import (
     ema_params as ema_params,
     swap_params as swap_params,
 )
+from jmeta.explain import explain as explain
 from jmeta.functional import make_functional as make_functional
 from jmeta.higher import (
     apply_trainable_opt_params as apply_trainable_opt_params,

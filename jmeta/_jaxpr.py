@@ -1,5 +1,6 @@
 """Functions as data: what a function captures, which inputs an output depends on."""
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -140,9 +141,20 @@ def called(eqn: jex.JaxprEqn) -> jex.Jaxpr | jex.ClosedJaxpr | None:
 
 def evaluate(eqn: jex.JaxprEqn, values: Sequence[Any]) -> list[Any]:
     """What an equation gives for these inputs."""
-    functions, params = eqn.primitive.get_bind_params(eqn.params)
-    outs = eqn.primitive.bind(*functions, *values, **params)
-    return list(outs) if eqn.primitive.multiple_results else [outs]
+    inputs = {
+        atom: value
+        for atom, value in zip(eqn.invars, values, strict=True)
+        if not isinstance(atom, jex.Literal)
+    }
+    single = _empty_jaxpr().replace(
+        invars=list(inputs), outvars=eqn.outvars, eqns=[eqn], effects=eqn.effects
+    )
+    return jax.core.eval_jaxpr(single, (), *inputs.values())
+
+
+@functools.cache
+def _empty_jaxpr() -> jex.Jaxpr:
+    return jax.make_jaxpr(lambda: ())().jaxpr
 
 
 def place(eqn: jex.JaxprEqn) -> str:

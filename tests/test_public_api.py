@@ -17,9 +17,9 @@ NAMESPACES = {
         Antithetic CG EMA EMAState FixedPoint ForwardDifference ForwardMode GMRES
         Implicit Naive Neumann NormalCG PerLeaf PerStep Plan Root Run StationaryPoint
         Task Unroll adjoint apply_trainable_opt_params create_diff_optim ema ema_params
-        es_value_and_grad from_torch get_diff_optim get_trainable_opt_params inner_loop
-        innerloop_ctx make_functional matmul_convs monkeypatch optim plan proximal
-        schedules swap_params task_map task_value_and_grad unused_parameters
+        es_value_and_grad explain from_torch get_diff_optim get_trainable_opt_params
+        inner_loop innerloop_ctx make_functional matmul_convs monkeypatch optim plan
+        proximal schedules swap_params task_map task_value_and_grad unused_parameters
     """,
     "jmeta.adjoint": """
         Adjoint FixedPoint ForwardMode Implicit Root StationaryPoint Unroll proximal
