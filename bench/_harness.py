@@ -94,8 +94,6 @@ def options(
         args.repeats = 1
     if args.cores:
         pin(args.cores)
-    # what torch does; JAX would use TensorFloat-32 on a GPU
-    jax.config.update("jax_default_matmul_precision", "highest")
     return args
 
 
@@ -116,7 +114,9 @@ def pin(cores: int) -> None:
 def compiled(f: Callable[..., Any], *args: Any, gradients: bool = True) -> Candidate:
     """Compile a JAX function ahead of time for these arguments."""
     args = jax.device_put(args)
-    program = jax.jit(f).lower(*args).compile()
+    # what torch does; JAX would use TensorFloat-32 on a GPU
+    with jax.default_matmul_precision("highest"):
+        program = jax.jit(f).lower(*args).compile()
     return Candidate(
         run=lambda: jax.block_until_ready(program(*args)),
         read=(lambda result: jax.tree.map(np.asarray, result)) if gradients else None,
