@@ -35,6 +35,14 @@ def of_kind(kind: str) -> list[str]:
     return [name for name, row in ROWS.items() if row["kind"] == kind]
 
 
+def sgd_and_adam(kind: str) -> list[Any]:
+    """The cases of a kind; AdamW's, which compile anew, only on demand."""
+    return [
+        pytest.param(name, marks=pytest.mark.slow if "adamw" in name else ())
+        for name in of_kind(kind)
+    ]
+
+
 def outer_of_unused(params: Any) -> jax.Array:
     return mlp_loss(params, "_val") + jnp.sum(params["unused"] ** 2)
 
@@ -63,7 +71,7 @@ def assert_recorded(got: Any, row: Any) -> None:
     assert_trees_close(d_params, row["d_params"], rtol=F64_DIFFERENCE, atol=atol)
 
 
-@pytest.mark.parametrize("name", of_kind("unused"))
+@pytest.mark.parametrize("name", sgd_and_adam("unused"))
 def test_unused_parameters_are_skipped(name):
     row, params = ROWS[name], case("problems", "mlp_unused")["params"]
     unused = unused_parameters(mlp_loss, params)
@@ -79,7 +87,7 @@ def test_unused_parameters_are_skipped(name):
     assert np.abs(decayed["unused"] - params["unused"]).max() > 1e-4
 
 
-@pytest.mark.parametrize("name", of_kind("frozen"))
+@pytest.mark.parametrize("name", sgd_and_adam("frozen"))
 def test_frozen_parameters_stay(name):
     row, params = ROWS[name], case("problems", "mlp")["params"]
     outer = functools.partial(mlp_loss, split="_val")

@@ -75,8 +75,8 @@ ROWS = {
     "lbfgs": Row({"lr": 0.5}, {"max_iter": 2, "history_size": 2}, by_parameter=False),
 }
 BY_PARAMETER = [name for name, row in ROWS.items() if row.by_parameter]
-# operation by operation, the scans of L-BFGS take ten seconds
-EAGER = [
+# the scans of L-BFGS take ten seconds operation by operation, and five to compile
+SLOW_LBFGS = [
     pytest.param(name, marks=() if row.by_parameter else pytest.mark.slow)
     for name, row in ROWS.items()
 ]
@@ -112,7 +112,7 @@ def compiled(name: str) -> Callable[..., Any]:
     return quick_jit(hypergradient(name))
 
 
-@pytest.mark.parametrize("name", EAGER)
+@pytest.mark.parametrize("name", SLOW_LBFGS)
 def test_jit_is_eager(name):
     settings = ROWS[name].settings
     with jax.disable_jit():
@@ -122,7 +122,7 @@ def test_jit_is_eager(name):
     assert abs(got[1][0]["lr"]) > 1e-3
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", SLOW_LBFGS)
 def test_vmap_is_a_loop(name):
     factors = np.array([1.0, 0.9, 0.95])
     each = [
