@@ -4,19 +4,31 @@ The precision and the strict rank promotion are contexts and not global flags, s
 the doctests of jmeta/, collected in the same process, keep JAX's defaults. The hooks
 below act on the items of this folder alone, and cover what a fixture would not: arrays
 made while a test module is imported, and fixtures of a wider scope.
+
+A test runs what it compiles once, so XLA is told to compile quickly, which halves the
+suite's time; flags in the environment come later and win.
 """
 
+import importlib.metadata
 import os
 from collections.abc import Generator
 from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
-)
 
 import jax
 import pytest
+
+FLAGS = [
+    "--xla_force_host_platform_device_count=4",
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+]
+# XLA aborts at a flag that it does not know, and later ones lack this
+if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+# read when the first array is made
+os.environ["XLA_FLAGS"] = " ".join([*FLAGS, os.environ.get("XLA_FLAGS", "")])
 
 
 @pytest.fixture
