@@ -4,6 +4,7 @@ from jmeta import (
     adjoint as adjoint,
     from_torch as from_torch,
     optim as optim,
+    plot as plot,
     schedules as schedules,
 )
 from jmeta._settings import PerLeaf as PerLeaf
@@ -15,6 +16,11 @@ from jmeta.adjoint import (
     StationaryPoint as StationaryPoint,
     Unroll as Unroll,
     proximal as proximal,
+)
+from jmeta.check import (
+    HypergradCheck as HypergradCheck,
+    Verdict as Verdict,
+    check_hypergrad as check_hypergrad,
 )
 from jmeta.convolution import matmul_convs as matmul_convs
 from jmeta.ema import (

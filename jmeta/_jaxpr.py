@@ -158,13 +158,23 @@ def _empty_jaxpr() -> jex.Jaxpr:
 
 
 def place(eqn: jex.JaxprEqn) -> str:
-    """The user's line that an equation comes from, as `file.py:12 in function`."""
+    """The line that an equation comes from, as `file.py:12 in function`.
+
+    The user's where it is known; jax forgets who called a loop within its body, and
+    then it is jmeta's.
+    """
     traceback = eqn.source_info.traceback
+    own = ""
     for frame in traceback.frames if traceback else ():
         path = Path(frame.file_name)
-        if "site-packages" not in path.parts and _PACKAGE not in path.parents:
-            return f"{path.name}:{frame.line_num} in {frame.function_name}"
-    return ""
+        if "site-packages" in path.parts:
+            continue
+        function = frame.function_name.rpartition(".")[2]
+        line = f"{path.name}:{frame.line_num} in {function}"
+        if _PACKAGE not in path.parents:
+            return line
+        own = own or f"jmeta/{line}"
+    return own
 
 
 _PACKAGE = Path(__file__).parent

@@ -15,8 +15,9 @@ LAYERS = (
     ("_primitives", "_typing"),
     ("_checkpoint", "_jaxpr", "_numerics", "_settings", "_tree", "_varying"),
     (
-        *("_operations", "_origin", "convolution", "ema", "explain", "from_torch"),
-        *("functional", "linear_solve", "optim", "schedules", "unused"),
+        *("_differences", "_operations", "_origin", "convolution", "ema"),
+        *("explain", "from_torch", "functional", "linear_solve", "optim"),
+        *("schedules", "unused"),
     ),
     ("_check", "adjoint"),
     ("_objective",),

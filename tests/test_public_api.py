@@ -15,11 +15,12 @@ import jmeta
 NAMESPACES = {
     "jmeta": """
         Antithetic CG EMA EMAState FixedPoint ForwardDifference ForwardMode GMRES
-        Implicit Naive Neumann NormalCG PerLeaf PerStep Plan Root Run StationaryPoint
-        Task Unroll adjoint apply_trainable_opt_params create_diff_optim ema ema_params
-        es_value_and_grad explain from_torch get_diff_optim get_trainable_opt_params
-        inner_loop innerloop_ctx make_functional matmul_convs monkeypatch optim plan
-        proximal schedules swap_params task_map task_value_and_grad unused_parameters
+        HypergradCheck Implicit Naive Neumann NormalCG PerLeaf PerStep Plan Root Run
+        StationaryPoint Task Unroll Verdict adjoint apply_trainable_opt_params
+        check_hypergrad create_diff_optim ema ema_params es_value_and_grad explain
+        from_torch get_diff_optim get_trainable_opt_params inner_loop innerloop_ctx
+        make_functional matmul_convs monkeypatch optim plan plot proximal schedules
+        swap_params task_map task_value_and_grad unused_parameters
     """,
     "jmeta.adjoint": """
         Adjoint FixedPoint ForwardMode Implicit Root StationaryPoint Unroll proximal
@@ -29,6 +30,7 @@ NAMESPACES = {
         adadelta adagrad adam adamax adamw asgd finite lbfgs nadam param_groups radam
         rmsprop rprop sgd sparse_adam
     """,
+    "jmeta.plot": "hypergradients history losses",
     "jmeta.schedules": """
         PlateauState ReduceLROnPlateau Schedule constant_lr cosine_annealing_lr
         cosine_annealing_warm_restarts cyclic_lr cyclic_momentum exponential_lr
@@ -40,8 +42,10 @@ NAMESPACES = {
 # Made by the library: the example stands at the function that makes it.
 MADE = {
     "jmeta.EMAState",
+    "jmeta.HypergradCheck",
     "jmeta.Plan",
     "jmeta.Run",
+    "jmeta.Verdict",
     "jmeta.adjoint.Adjoint",
     "jmeta.schedules.PlateauState",
     "jmeta.schedules.ReduceLROnPlateau",
@@ -49,15 +53,21 @@ MADE = {
 
 
 def exports(namespace: types.ModuleType) -> dict[str, Any]:
-    """What a namespace re-exports, `from somewhere import name as name`."""
+    """What a namespace offers: `from somewhere import name as name`, and functions."""
     tree = ast.parse(Path(str(namespace.__file__)).read_text())
-    return {
-        alias.name: getattr(namespace, alias.name)
+    names = [
+        alias.name
         for node in tree.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
         if alias.asname == alias.name
-    }
+    ]
+    names += [
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+    ]
+    return {name: getattr(namespace, name) for name in names}
 
 
 def walk(name: str, namespace: types.ModuleType) -> Iterator[tuple[str, Any]]:
