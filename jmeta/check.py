@@ -41,7 +41,8 @@ class LeafCheck(NamedTuple):
         forward: Derivative by forward mode; None where the loss does not allow it.
         difference: Derivative by central differences.
         error: Estimated error of the difference.
-        step: The first inner step at which it stopped being finite, else None.
+        step: The first inner step at which it stopped being finite, else None; a
+            training of a single step is compiled without a loop and has None too.
         reason: What is known of the cause; empty when ok.
     """
 
