@@ -66,7 +66,8 @@ class ForwardMode:
             return scan(step, carry, xs, loop.steps)
 
         pure, captured, _ = hoist(run, loop.carry, loop.xs)
-        inputs = _Inputs(captured, *loop.carry, loop.xs)
+        carry = loop.carry
+        inputs = _Inputs(captured, carry.params, carry.opt_state, carry.state, loop.xs)
 
         def run_inputs(inputs: _Inputs):
             carry = type(loop.carry)(inputs.params, inputs.opt_state, inputs.state)
@@ -115,7 +116,7 @@ def _forward(fun, inputs, inputs_dot):
     pairs = zip(leaves, dots, strict=True)
     moving = [jnp.asarray(x) for x, dot in pairs if dot is not None]
     flat_dots = [_reals(dot) for dot in dots if dot is not None]
-    treedef_out = None
+    treedef_out: Any = None
 
     def outputs(moving):
         nonlocal treedef_out

@@ -23,7 +23,20 @@ Condition = Callable[[PyTree], PyTree]
 
 @dataclasses.dataclass(frozen=True)
 class StationaryPoint:
-    """The inner gradient is 0: a minimum of the inner objective."""
+    """The inner gradient is 0: a minimum of the inner objective.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jmeta
+        >>> adjoint = jmeta.Implicit(condition=StationaryPoint())
+        >>> def minimum(target):
+        ...     tx = jmeta.optim.sgd(lr=0.5)
+        ...     run = jmeta.inner_loop(
+        ...         lambda w: (w - target) ** 2, 0.0, tx, 2, adjoint=adjoint
+        ...     )
+        ...     return run.params
+        >>> [float(x) for x in jax.value_and_grad(minimum)(3.0)]
+        [3.0, 1.0]
+    """
 
     def residual(self, loop: Loop, carry: Any, x: PyTree, params: PyTree) -> PyTree:
         """The inner gradient at `params`."""
@@ -33,7 +46,28 @@ class StationaryPoint:
 
 @dataclasses.dataclass(frozen=True)
 class FixedPoint:
-    """A step of the optimizer, from where its state ended, does not move."""
+    """A step of the optimizer, from where its state ended, does not move.
+
+    What the optimizer adds to the gradient, such as a weight decay, belongs to this
+    condition and can be differentiated.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jmeta
+        >>> adjoint = jmeta.Implicit(solver=jmeta.GMRES(), condition=FixedPoint())
+        >>> def decayed(decay):
+        ...     tx = jmeta.optim.sgd(lr=0.25)
+        ...     run = jmeta.inner_loop(
+        ...         lambda w: (w - 3.0) ** 2,
+        ...         0.0,
+        ...         tx,
+        ...         50,
+        ...         hyperparams={"weight_decay": decay},
+        ...         adjoint=adjoint,
+        ...     )
+        ...     return run.params  # 6 / (2 + decay)
+        >>> [round(float(x), 4) for x in jax.value_and_grad(decayed)(1.0)]
+        [2.0, -0.6667]
+    """
 
     def residual(self, loop: Loop, carry: Any, x: PyTree, params: PyTree) -> PyTree:
         """What a step takes from `params`."""
@@ -48,6 +82,20 @@ class Root:
 
     Args:
         fn: From parameters to a tree like them; may capture traced values.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jmeta
+        >>> def root(a):  # the loop finds it in its own way
+        ...     adjoint = jmeta.Implicit(
+        ...         solver=jmeta.GMRES(), condition=Root(lambda w: w**2 - a)
+        ...     )
+        ...     tx = jmeta.optim.sgd(lr=0.1)
+        ...     run = jmeta.inner_loop(
+        ...         lambda w: (w**2 - a) ** 2 / 4, 1.0, tx, 100, adjoint=adjoint
+        ...     )
+        ...     return run.params
+        >>> [round(float(x), 4) for x in jax.value_and_grad(root)(4.0)]
+        [2.0, 0.25]
     """
 
     fn: Condition
@@ -79,7 +127,8 @@ class Implicit:
     Args:
         solver: `CG()`, for a symmetric positive definite dF/dp such as the Hessian at a
             minimum; `NormalCG()` or `GMRES()` for any other; `Neumann()`.
-        condition: `StationaryPoint()`, `FixedPoint()` or `Root(fn)`.
+        condition: `StationaryPoint()`; `FixedPoint()`, which a transform's own weight
+            decay needs, since the loss does not contain it; or `Root(fn)`.
         tol: Stop as soon as the condition's norm is at most this; `steps` is then a
             maximum and `run.steps_taken` says how many were taken. The losses of steps
             not taken are 0.
@@ -127,7 +176,10 @@ class Implicit:
         run, moving, _ = hoist(run_loop, loop.carry, loop.xs)
         residual, theta, _ = hoist(condition, loop.carry.params, loop.carry)
         inert = [x for x in moving if not any(x is y for y in theta)]
-        inputs = _Inputs(theta, inert, *loop.carry, loop.xs)
+        carry = loop.carry
+        inputs = _Inputs(
+            theta, inert, carry.params, carry.opt_state, carry.state, loop.xs
+        )
 
         def solve(inputs: _Inputs) -> tuple[PyTree, tuple[Any, ...]]:
             it = iter(inputs.captured)
@@ -169,7 +221,8 @@ class Implicit:
                 "`history=True` needs the whole trajectory, which `Implicit()` does not"
                 " keep. Use `Unroll()`."
             )
-        if self.tol is None:
+        tol = self.tol
+        if tol is None:
             return *scan(step, loop.carry, loop.xs, loop.steps), None
 
         def unfinished(while_carry):
@@ -178,7 +231,7 @@ class Implicit:
 
         def body(while_carry):
             t, _, carry, ys = while_carry
-            done = optax.tree.norm(condition(carry.params, carry)) <= self.tol
+            done = optax.tree.norm(condition(carry.params, carry)) <= tol
             new, y = step(carry, jax.tree.map(lambda x: x[t], loop.xs))
             new = jax.tree.map(lambda a, b: jnp.where(done, b, a), new, carry)
             ys = jax.tree.map(
@@ -261,4 +314,4 @@ def proximal(params: PyTree, center: PyTree, weight: jax.typing.ArrayLike) -> ja
         arXiv:1909.04630.
     """
     squares = jax.tree.map(lambda p, c: jnp.sum((p - c) ** 2), params, center)
-    return 0.5 * weight * sum(jax.tree.leaves(squares))
+    return 0.5 * jnp.asarray(sum(jax.tree.leaves(squares))) * weight

@@ -1,6 +1,6 @@
 """Adam's recursion, with both of torch's weight decays."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ def adam_family(
     )
 
     # torch/optim/adam.py, _single_tensor_adam, its capturable branch
-    def rule(hp, step, grad, param, exp_avg, exp_avg_sq, max_exp_avg_sq=None):
+    def rule(hp, step, grad, param, exp_avg, exp_avg_sq, max_exp_avg_sq: Any = None):
         lr, eps, weight_decay = hp["lr"], hp["eps"], hp["weight_decay"]
         beta1, beta2 = hp["betas"]
         grad = -grad if maximize else grad
