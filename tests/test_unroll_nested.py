@@ -102,7 +102,7 @@ def hessian():
         (Unroll(mixed=False), jax.jacfwd),
         (Unroll(mixed=False, checkpoint="nested"), jax.jacfwd),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_second_derivatives(adjoint, outside, hessian):
     hess = jit(outside(jax.grad(lambda x: scalars(adjoint, tuple(x)))))
