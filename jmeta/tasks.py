@@ -148,13 +148,12 @@ class _Chunks(NamedTuple):
 
     def __call__(self, chunk, meta_params, tasks, key):
         """Sum the first of what `chunk` gives over chunks, stack the second."""
-        run = functools.partial(self._run, chunk)
+        run: Callable[..., Any] = functools.partial(self._run, chunk)
         explicit = jax.sharding.get_abstract_mesh().explicit_axes
         if self.mesh is not None and explicit:
             # under `jax.set_mesh` of axes that are part of an array's type
-            run = jax.sharding.auto_axes(
-                run, axes=explicit, out_sharding=PartitionSpec()
-            )
+            auto = jax.sharding.auto_axes(axes=explicit, out_sharding=PartitionSpec())
+            run = auto(run)
         return run(meta_params, tasks, key)
 
     def _run(self, chunk, meta_params, tasks, key):
