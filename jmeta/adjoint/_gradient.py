@@ -43,31 +43,30 @@ def mixed_gradient(objective: Objective) -> Gradient:
         return plain(*args), args
 
     def backward(args, cotangents):
+        params, *rest = args
         (loss_bar, extra_bar), v = cotangents
-        leaves, treedef = jax.tree.flatten(args)
+        leaves, treedef = jax.tree.flatten(rest)
         floats = [x for x in leaves if is_inexact(x)]
-        # v has a leaf for each parameter; nothing else is moved
-        zeros = [jnp.zeros_like(x) for x in floats[len(jax.tree.leaves(v)) :]]
-        direction = jax.tree.leaves(v) + zeros
 
-        def outputs(floats):
+        def outputs(params, floats):
             it = iter(floats)
             full = [next(it) if is_inexact(x) else x for x in leaves]
-            params, captured, inputs = treedef.unflatten(full)
+            captured, inputs = treedef.unflatten(full)
             loss, extra = objective.pure(captured, params, inputs)
             return loss, [x for x in jax.tree.leaves(extra) if is_inexact(x)]
 
-        def joint_gradient(floats, c):
-            return jax.vjp(outputs, floats)[1](c)[0]
+        def joint_gradient(params, c):
+            return jax.vjp(outputs, params, floats)[1](c)
 
         # linear in c: its directional derivative adds the cotangents of loss and extra
         extra_bar = [x for x in jax.tree.leaves(extra_bar) if _is_cotangent(x)]
         at = (jnp.ones_like(loss_bar), [jnp.zeros_like(x) for x in extra_bar])
-        _, bars = jax.jvp(
-            joint_gradient, (floats, at), (direction, (loss_bar, extra_bar))
+        _, (params_bar, floats_bar) = jax.jvp(
+            joint_gradient, (params, at), (v, (loss_bar, extra_bar))
         )
-        it = iter(bars)
-        return treedef.unflatten([next(it) if is_inexact(x) else None for x in leaves])
+        it = iter(floats_bar)
+        rest_bar = [next(it) if is_inexact(x) else None for x in leaves]
+        return params_bar, *treedef.unflatten(rest_bar)
 
     # the rule calls `plain`, so that derivatives of any order go through it
     rule = jax.custom_vjp(plain)
