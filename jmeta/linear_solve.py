@@ -143,7 +143,8 @@ class Neumann:
     Args:
         terms: How many.
         scale: Below 2 over the matrix's largest eigenvalue, or the series diverges;
-            for an inner loop of gradient descent its learning rate.
+            for an inner loop of gradient descent its learning rate, and 1 with
+            `FixedPoint()`.
 
     Example:
         >>> import jax.numpy as jnp

@@ -202,7 +202,9 @@ def test_memory_in_steps():
             return jnp.mean(mlp(run.params, x) ** 2)
 
         compiled = jit(jax.grad(meta_loss)).lower(0.1).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+        analysis = compiled.memory_analysis()
+        assert analysis is not None
+        return analysis.temp_size_in_bytes
 
     per_step = 3 * 8  # a loss, its tangent, the step's index
     for adjoint in (ForwardMode(), Implicit()):

@@ -272,7 +272,9 @@ def test_memory_does_not_grow_with_steps():
             return jnp.mean(mlp(run.params, x) ** 2)
 
         grad = jax.jit(jax.grad(meta_loss, argnums=(0, 1)))
-        return grad.lower(0.1, 0.5).compile().memory_analysis().temp_size_in_bytes
+        analysis = grad.lower(0.1, 0.5).compile().memory_analysis()
+        assert analysis is not None
+        return analysis.temp_size_in_bytes
 
     short, long = temporaries(16), temporaries(4096)
     # the losses and their two tangents are the only arrays with an axis of steps

@@ -1,6 +1,7 @@
 """Batches of tasks: chunks and devices change the memory, not the numbers."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ def maml(params, task, key=None):
     return mse(outputs + noise, y), {"outputs": outputs, "count": jnp.int32(y.size)}
 
 
-def tasks(count=TASKS, dtype=np.float64):
+def tasks(count=TASKS, dtype: Any = np.float64):
     rng = np.random.default_rng(0)
     pair = lambda: (
         rng.normal(size=(count, 4, 3)).astype(dtype),
@@ -150,7 +151,8 @@ def test_what_a_task_may_be_and_give():
             lambda w: jnp.mean(jax.vmap(lambda *t: loss(w, t))(keys, ints))
         )
     )(0.3)
-    for kwargs in ({}, {"chunk_size": 1}, {"chunk_size": 3}):
+    settings: list[dict[str, Any]] = [{}, {"chunk_size": 1}, {"chunk_size": 3}]
+    for kwargs in settings:
         alone = jit(lambda w, k=kwargs: task_value_and_grad(loss, **k)(w, (keys, ints)))
         with_aux = task_value_and_grad(pair, has_aux=True, **kwargs)
         (value, aux), grad = jit(with_aux)(0.3, (keys, ints))
@@ -202,6 +204,7 @@ def test_memory_is_that_of_a_chunk():
         part = jax.tree.map(lambda x: x[:count], batch)
         step = jit(task_value_and_grad(maml, **kwargs))
         analysis = step.lower(params, part).compile().memory_analysis()
+        assert analysis is not None
         return analysis.temp_size_in_bytes
 
     one, all_at_once = temporaries(1), temporaries(16)

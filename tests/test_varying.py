@@ -1,5 +1,7 @@
 """Which device axes of a `jax.shard_map` values differ over."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,7 +58,7 @@ def test_axes():
 def loop(w, lr, center, place):
     """`center` differs over devices; it reaches the loop at one place."""
     objective = lambda w, c: jnp.sum(jnp.cosh(w - c))
-    kwargs = {"hyperparams": {"lr": lr}}
+    kwargs: dict[str, Any] = {"hyperparams": {"lr": lr}}
     match place:
         case "batch":
             kwargs["batch"] = center
