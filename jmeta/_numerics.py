@@ -96,4 +96,6 @@ def scale(factor: jax.Array, x: jax.Array) -> jax.Array:
         return factor * x
     rows = (*jnp.shape(x)[:-1], 1)
     ones = jnp.ones((1, jnp.shape(x)[-1]), jnp.result_type(factor))
-    return jnp.broadcast_to(factor, rows) @ ones * x
+    # accelerators would round the factors of a product at the default precision
+    full = jnp.matmul(jnp.broadcast_to(factor, rows), ones, precision="highest")
+    return full * x
