@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -149,6 +150,7 @@ def measure(
     ready: dict[str, Candidate] = {}
     expected = None
     for name, make in makers.items():
+        print(f"... {case} {name}", file=sys.stderr, flush=True)
         start = time.process_time()
         try:
             candidate = make()
