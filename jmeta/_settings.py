@@ -72,7 +72,7 @@ def as_hyperparam(value: Setting) -> Setting:
         return jax.tree.map(as_hyperparam, value)
     dtype = getattr(value, "dtype", None)
     is_number = dtype is not None or isinstance(value, int | float)
-    if not is_number or isinstance(value, bool) or dtype == bool:
+    if not is_number or isinstance(value, bool) or dtype == jnp.bool_:
         raise TypeError(
             "A hyperparameter must be a number, an array or a schedule"
             f" `step -> value`; got {value!r}."
