@@ -1,6 +1,5 @@
 """Tables that several test modules run over."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -27,9 +26,6 @@ UNROLLS = [
 """Exact settings: they differ in what is stored and how, not in a digit."""
 
 STEPS = 6
-
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-"""`jax.jit` that compiles in half the time, for programs that run once."""
 
 
 class Problem(NamedTuple):

@@ -10,7 +10,6 @@ import optax
 from flax import linen as nn, nnx
 
 from jmeta import from_torch, make_functional, optim
-from tests.cases import jit
 from tests.reference.read import case, cases
 
 F64 = jnp.float64
@@ -194,8 +193,8 @@ class Converted:
     def outputs(self, state_dict, apply_fn):
         state = self.state(state_dict)
         if state is None:
-            return jit(apply_fn)(self.params(state_dict), self.x)
-        return jit(apply_fn)(self.params(state_dict), state, self.x)[0]
+            return jax.jit(apply_fn)(self.params(state_dict), self.x)
+        return jax.jit(apply_fn)(self.params(state_dict), state, self.x)[0]
 
 
 def inputs_in_flax(x: np.ndarray) -> jax.Array:

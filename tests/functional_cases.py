@@ -10,7 +10,6 @@ import numpy as np
 from flax import linen as nn, nnx
 
 from jmeta import make_functional
-from tests.cases import jit
 from tests.helpers import F32, F64_SAME, assert_trees_close
 
 F64 = jnp.float64
@@ -199,7 +198,7 @@ class Case:
         self.apply_fn, self.params = made[:2]
         self.state = made[2] if len(made) == 3 else None
         self.key = jax.random.key(4) if row.keyed else None
-        self.jitted = jit(self.ours)
+        self.jitted = jax.jit(self.ours)
 
     def call(self, params, state, x, key):
         keyed = {} if key is None else {"key": key}
@@ -219,7 +218,7 @@ class Case:
 
     @functools.cached_property
     def theirs(self):
-        return jit(functools.partial(by_flax, self.row))(*self.arguments())
+        return jax.jit(functools.partial(by_flax, self.row))(*self.arguments())
 
     def arguments(self):
         return self.params, self.state, self.row.inputs, self.key

@@ -22,15 +22,6 @@ from tests.reference.read import case
 STEPS = 12
 FLAGS = ("amsgrad", "centered", "decoupled_weight_decay", "maximize", "nesterov")
 
-quick_jit = functools.partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0,
-        "xla_cpu_use_fusion_emitters": False,
-    },
-)
-"""`jax.jit` that compiles in a third of the time, for programs that run a few times."""
-
 
 class Problem(NamedTuple):
     """A recorded problem, with its parameters as one vector.
@@ -155,7 +146,7 @@ def hypergradient(
     """
     task, tx = problem(problem_name), transform(optimizer, flags)
 
-    @quick_jit
+    @jax.jit
     def evaluate(time, settings, params, opt_state, max_norm):
         def outer(settings, params):
             run = jmeta.inner_loop(

@@ -10,7 +10,7 @@ import pytest
 import jmeta
 from jmeta import ForwardMode, Implicit, Unroll
 from tests.adjoint_cases import ADJOINTS, PAIRS, cases, normal
-from tests.cases import PLAIN, jit, mlp, mlp_params
+from tests.cases import PLAIN, mlp, mlp_params
 from tests.helpers import (
     F64_DIFFERENCE,
     F64_SAME,
@@ -24,7 +24,7 @@ from tests.helpers import (
 def differences(name):
     """The loss's slopes along two random directions, by central differences."""
     case = cases()[name]
-    fun = jit(functools.partial(case.meta_loss, PLAIN))
+    fun = jax.jit(functools.partial(case.meta_loss, PLAIN))
     rng = np.random.default_rng(12)
     found = []
     for _ in range(2):
@@ -38,7 +38,7 @@ def differences(name):
 @functools.cache
 def plain(name):
     case = cases()[name]
-    return jit(jax.grad(functools.partial(case.meta_loss, PLAIN)))(case.args)
+    return jax.jit(jax.grad(functools.partial(case.meta_loss, PLAIN)))(case.args)
 
 
 def agrees(grads, name):
@@ -68,7 +68,7 @@ QUICK = [p for p in PAIRS if p[1] != "plain" and (p[1] != "nested" or p[0] == "m
 def test_agree_with_each_other_and_with_differences(name, adjoint):
     case = cases()[name]
     meta_loss = functools.partial(case.meta_loss, ADJOINTS[adjoint])
-    value, grads = jit(jax.value_and_grad(meta_loss))(case.args)
+    value, grads = jax.jit(jax.value_and_grad(meta_loss))(case.args)
     assert_trees_close(value, agrees(grads, name), rtol=F64_SAME)
 
 
@@ -93,9 +93,9 @@ def test_batches_of_loops(name, adjoint, order):
     fun = functools.partial(case.meta_loss, ADJOINTS[adjoint])
     two = jax.tree.map(lambda x: jnp.stack([x, 0.9 * x]), case.args)
     if order == "vmap of grad":
-        found = jit(jax.vmap(jax.grad(fun)))(two)
+        found = jax.jit(jax.vmap(jax.grad(fun)))(two)
     else:
-        found = jit(jax.grad(lambda args: jnp.sum(jax.vmap(fun)(args))))(two)
+        found = jax.jit(jax.grad(lambda args: jnp.sum(jax.vmap(fun)(args))))(two)
     first, second = (jax.tree.map(lambda x, i=i: x[i], found) for i in (0, 1))
     agrees(first, name)
     leaves = zip(*map(jax.tree.leaves, (first, second)), strict=True)
@@ -201,7 +201,7 @@ def test_memory_in_steps():
             )  # fmt: skip
             return jnp.mean(mlp(run.params, x) ** 2)
 
-        compiled = jit(jax.grad(meta_loss)).lower(0.1).compile()
+        compiled = jax.jit(jax.grad(meta_loss)).lower(0.1).compile()
         analysis = compiled.memory_analysis()
         assert analysis is not None
         return analysis.temp_size_in_bytes

@@ -22,7 +22,6 @@ from tests.optimizer_cases import (
     floats,
     hypergradient,
     problem,
-    quick_jit,
     ravel,
     transform,
 )
@@ -69,7 +68,7 @@ def test_overrides_of_single_steps_do_not_stick(name):
         return task.outer(run.params), run
 
     own_state = jax.tree.map(jnp.asarray, own)
-    gradient = quick_jit(jax.value_and_grad(outer, argnums=(0, 1), has_aux=True))
+    gradient = jax.jit(jax.value_and_grad(outer, argnums=(0, 1), has_aux=True))
     (value, run), (d_settings, d_params) = gradient(own | arrays, task.start)
     atol = 1e-11 * row["outer"]
     close = lambda a, b: assert_trees_close(a, b, rtol=F64_DIFFERENCE, atol=atol)
@@ -96,7 +95,7 @@ def test_branching_keeps_the_step_counter():
     task = problem("mlp")
     tx = jmeta.optim.adam(lr=0.03, betas=(0.8, 0.95), eps=1e-2)
 
-    @quick_jit
+    @jax.jit
     def both(betas):
         override = {"betas": betas}
         whole = inner_loop(task.inner, task.start, tx, 9, hyperparams=override)
@@ -125,7 +124,7 @@ def test_generated_initial_weights():
         run = inner_loop(task.inner, generated, tx, 5, hyperparams=settings)
         return task.outer(run.params)
 
-    value, grad = quick_jit(jax.value_and_grad(outer))(jnp.zeros(3))
+    value, grad = jax.jit(jax.value_and_grad(outer))(jnp.zeros(3))
     assert_trees_close(value, row["outer"], rtol=F64_TORCH)
     expected = ravel(row["d_params"]) @ mixing
     assert_trees_close(grad, expected, rtol=F64_DIFFERENCE)
@@ -165,7 +164,7 @@ def test_buffers_are_updated_and_carry_no_gradient():
         outputs = run.params["scale"] * (hidden - mean[None]) / jnp.sqrt(var)[None]
         return jnp.mean((outputs - x**2) ** 2), run
 
-    gradient = quick_jit(jax.value_and_grad(outer, has_aux=True), static_argnums=1)
+    gradient = jax.jit(jax.value_and_grad(outer, has_aux=True), static_argnums=1)
     (_, run), grads = gradient(weights, lambda s: s)
     constants = gradient(weights, jax.lax.stop_gradient)[1]
     assert_trees_close(grads, constants, rtol=0.0)
@@ -226,10 +225,10 @@ def test_direct_replacement_of_one_fast_weight():
         return jnp.mean(fmodel(X) ** 2), fmodel.parameters(time=2)["head"]["kernel"]
 
     kernel = jnp.asarray(np.random.default_rng(4).normal(size=(4, 2)))
-    (_, kept), grad = quick_jit(jax.value_and_grad(outer, has_aux=True))(kernel)
+    (_, kept), grad = jax.jit(jax.value_and_grad(outer, has_aux=True))(kernel)
     assert_trees_close(kept, kernel, rtol=0.0)
     direction = jnp.cos(jnp.arange(8.0)).reshape(4, 2)
-    value = quick_jit(lambda kernel: outer(kernel)[0])
+    value = jax.jit(lambda kernel: outer(kernel)[0])
     expected = central_difference(value, kernel, direction)
     assert_trees_close(jnp.vdot(grad, direction), expected, rtol=F64_DIFFERENCE)
 
@@ -245,7 +244,7 @@ def test_without_track_higher_grads():
             diffopt.step(lambda: jnp.mean((fmodel(X) - 1.0) ** 2))
         return jnp.mean(fmodel(X) ** 2)
 
-    gradient = quick_jit(jax.value_and_grad(outer), static_argnums=1)
+    gradient = jax.jit(jax.value_and_grad(outer), static_argnums=1)
     tracked, slope = gradient(0.2, True)
     untracked, none = gradient(0.2, False)
     assert_trees_close(untracked, tracked, rtol=F64_SAME)

@@ -23,7 +23,6 @@ from tests.optimizer_cases import (
     flags,
     floats,
     mlp_loss,
-    quick_jit,
     transform,
 )
 from tests.reference.read import case, cases
@@ -57,7 +56,7 @@ def evaluate(row: Any, params: Any, outer: Any, **options: Any) -> Any:
         )
         return outer(run.params), run
 
-    gradient = quick_jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+    gradient = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
     return gradient(floats(row["settings"]), dict(params))
 
 
@@ -129,7 +128,7 @@ def test_shared_parameters_are_one():
         return jnp.sum(inner_loop(loss, kernel, ADAM, 4).params ** 3)
 
     got, expected = (
-        quick_jit(jax.value_and_grad(f))(kernel) for f in (by_module, by_hand)
+        jax.jit(jax.value_and_grad(f))(kernel) for f in (by_module, by_hand)
     )
     assert_trees_close(got, expected, rtol=F64_SAME)
     assert np.abs(expected[1]).max() > 1e-3
@@ -176,7 +175,7 @@ def test_recurrent_cells(cell, optimizer):
         )
         return loss(run.params, "_val"), run.params
 
-    (value, final), (d_settings, d_params) = quick_jit(
+    (value, final), (d_settings, d_params) = jax.jit(
         jax.value_and_grad(outer, argnums=(0, 1), has_aux=True)
     )(floats(row["settings"]), start)
     atol = 1e-11 * row["outer"]
@@ -201,7 +200,7 @@ def test_weight_norm_follows_the_parameters():
         trained = inner_loop(loss, p, tx, 3).params
         return loss(trained), trained
 
-    (value, trained), grads = quick_jit(jax.value_and_grad(outer, has_aux=True))(params)
+    (value, trained), grads = jax.jit(jax.value_and_grad(outer, has_aux=True))(params)
     # kernel (in, out), normalised along the inputs
     flat = {path[-1].key: leaf for path, leaf in jax.tree.leaves_with_path(trained)}
     scale, kernel, bias = (
@@ -219,5 +218,5 @@ def test_weight_norm_follows_the_parameters():
         jnp.vdot(g, d)
         for g, d in zip(*map(jax.tree.leaves, (grads, direction)), strict=True)
     )
-    expected = central_difference(quick_jit(lambda p: outer(p)[0]), params, direction)
+    expected = central_difference(jax.jit(lambda p: outer(p)[0]), params, direction)
     assert_trees_close(slope, expected, rtol=F64_DIFFERENCE)

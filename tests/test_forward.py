@@ -9,7 +9,7 @@ import pytest
 
 import jmeta
 from jmeta import ForwardMode, PerLeaf, PerStep
-from tests.cases import PLAIN, jit, mlp, mlp_params
+from tests.cases import PLAIN, mlp, mlp_params
 from tests.helpers import (
     F64_DIFFERENCE,
     F64_SAME,
@@ -95,15 +95,15 @@ FUNCTIONS = {
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_transformations(name):
-    found = jit(FUNCTIONS[name](ForwardMode()))(*AT)
-    expected = jit(FUNCTIONS[name](PLAIN))(*AT)
+    found = jax.jit(FUNCTIONS[name](ForwardMode()))(*AT)
+    expected = jax.jit(FUNCTIONS[name](PLAIN))(*AT)
     assert all(jnp.all(x != 0) for x in jax.tree.leaves(expected))
     assert_trees_close(found, expected, rtol=F64_SAME, atol=ROUNDING)
 
 
 def test_eager_and_by_differences():
     found = jax.grad(toy, argnums=(1, 2))(ForwardMode(), *AT)
-    fun = jit(lambda at: toy(PLAIN, *at))
+    fun = jax.jit(lambda at: toy(PLAIN, *at))
     assert_trees_close(found, finite_difference_grad(fun, AT), rtol=F64_DIFFERENCE)
 
 
@@ -154,12 +154,14 @@ def inputs():
 
 
 def test_a_loop_with_everything():
-    fun = lambda a: jit(jax.value_and_grad(functools.partial(network, a), has_aux=True))
+    fun = lambda a: jax.jit(
+        jax.value_and_grad(functools.partial(network, a), has_aux=True)
+    )
     found, expected = fun(ForwardMode())(inputs()), fun(PLAIN)(inputs())
     assert_trees_close(found, expected, rtol=F64_SAME, atol=1e-12)
     direction = jax.tree.map(lambda x: jnp.cos(x + 1), inputs())
     along = sum(jnp.vdot(expected[1][k], direction[k]) for k in direction)
-    value = jit(lambda x: network(PLAIN, x)[0])
+    value = jax.jit(lambda x: network(PLAIN, x)[0])
     slope = central_difference(value, inputs(), direction)
     assert_trees_close(along, slope, rtol=F64_DIFFERENCE)
 
@@ -253,7 +255,7 @@ def test_complex_values_carry_derivatives():
         )
         return run.params + jnp.sum(run.aux.imag)
 
-    grad = jit(jax.grad(meta_loss, argnums=(1, 2)), static_argnums=0)
+    grad = jax.jit(jax.grad(meta_loss, argnums=(1, 2)), static_argnums=0)
     at = jnp.asarray(1.0), jnp.asarray(0.3)
     assert_trees_close(grad(ForwardMode(), *at), grad(PLAIN, *at), rtol=F64_SAME)
 

@@ -7,7 +7,6 @@ import pytest
 from flax import nnx
 
 from jmeta import from_torch, inner_loop, make_functional
-from tests.cases import jit
 from tests.from_torch_cases import (
     DTYPE,
     FLAX,
@@ -58,7 +57,7 @@ def test_a_run_goes_on_as_in_torch(name, library):
     opt_state = net.opt_state(torch_optimizer_state(row), tx.init(params))
     steps = len(row["next"])
 
-    @jit
+    @jax.jit
     def go_on(params, state, opt_state):
         return inner_loop(
             net.apply_fn,

@@ -9,7 +9,6 @@ import optax
 import pytest
 
 from jmeta import from_torch, inner_loop, optim
-from tests.cases import jit
 from tests.from_torch_cases import (
     LIKE,
     NAMES,
@@ -55,7 +54,7 @@ def test_every_optimizers_state_is_the_one_of_our_own_run(name):
         labels = ["Dense_0", "Dense_1"]
         tx = optim.param_groups(dict(zip(labels, made, strict=True)), lambda p: p[0])
     start = {k: v[0] for k, v in row["params"].items()}
-    run = jit(
+    run = jax.jit(
         lambda params: inner_loop(
             mlp,
             params,
@@ -141,7 +140,7 @@ def test_a_parameter_that_torch_froze_need_not_be_in_like():
 
 
 def run_lbfgs(loss: Any, params: Any, tx: Any) -> Any:
-    @jit
+    @jax.jit
     def step(params, state):
         grads = jax.grad(loss)(params)
         updates, state = tx.update(grads, state, params, value_fn=loss)

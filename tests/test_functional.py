@@ -7,7 +7,6 @@ import pytest
 from flax import nnx
 
 from jmeta import make_functional
-from tests.cases import jit
 from tests.functional_cases import (
     F64,
     IN_FLOAT32,
@@ -68,7 +67,7 @@ def test_vmap_over_everything_is_a_loop(case):
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
     looped = [case.jitted(*arguments) for arguments in each]
     case.close(
-        jit(jax.vmap(case.ours))(*stacked),
+        jax.jit(jax.vmap(case.ours))(*stacked),
         jax.tree.map(lambda *leaves: jnp.stack(leaves), *looped),
     )
 
@@ -79,7 +78,7 @@ def test_scan_of_training_steps_is_a_loop(case):
         grads, _, state = ours(params, state, case.row.inputs, key)
         return jax.tree.map(lambda p, g: p - 0.01 * g, params, grads), state
 
-    @jit
+    @jax.jit
     def scanned(carry, keys):
         def body(carry, key):
             return step(case.ours, carry, key), None

@@ -11,7 +11,6 @@ import pytest
 from jmeta import PerLeaf, PerStep, inner_loop
 from jmeta.optim import adam, sgd
 from jmeta.optim.hyperparams import _map_nodes, places
-from tests.cases import jit
 from tests.helpers import F64_SAME, assert_trees_close
 
 STEPS = 4
@@ -142,7 +141,7 @@ OVERRIDES = {
 def test_overrides(name):
     """As if the transform had been built with the value, at each step; never stick."""
     tx, hyperparams, make = OVERRIDES[name]
-    run = jit(lambda: loop(tx, hyperparams))()
+    run = jax.jit(lambda: loop(tx, hyperparams))()
     expected = by_hand(make)
     assert_trees_close(run.params, expected, rtol=F64_SAME)
     own = places(loop(tx).opt_state)
@@ -168,7 +167,7 @@ def test_elementwise_rates():
             params = jax.tree.map(lambda p, r, g: p - r * g, params, rates, grads)
         return jnp.sum(params["body"] ** 3)
 
-    value = jit(jax.value_and_grad(meta_loss))
+    value = jax.jit(jax.value_and_grad(meta_loss))
     assert_trees_close(value(rates), jax.value_and_grad(hand)(rates), rtol=F64_SAME)
 
 
@@ -180,8 +179,8 @@ def test_settings_per_step_sum_to_the_constant():
 
     constant = {"lr": jnp.asarray(0.2), "betas": (jnp.asarray(0.8), jnp.asarray(0.9))}
     steps = jax.tree.map(lambda x: x * jnp.ones(STEPS), constant)
-    grads = jit(jax.grad(meta_loss))(constant)
-    sums = jax.tree.map(jnp.sum, jit(jax.grad(meta_loss))(steps))
+    grads = jax.jit(jax.grad(meta_loss))(constant)
+    sums = jax.tree.map(jnp.sum, jax.jit(jax.grad(meta_loss))(steps))
     assert_trees_close(sums, grads, rtol=F64_SAME)
     captured = jax.grad(lambda lr: meta_loss(constant | {"lr": lambda t: lr}))(0.2)
     assert_trees_close(captured, grads["lr"], rtol=F64_SAME)

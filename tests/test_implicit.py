@@ -11,7 +11,7 @@ import pytest
 import jmeta
 from jmeta import GMRES, Implicit, Neumann, NormalCG, proximal
 from jmeta.adjoint import FixedPoint, Root, StationaryPoint
-from tests.cases import PLAIN, jit
+from tests.cases import PLAIN
 from tests.helpers import (
     F64_DIFFERENCE,
     F64_SAME,
@@ -106,7 +106,7 @@ ADJOINTS = {
 @pytest.mark.parametrize("name", ADJOINTS)
 @pytest.mark.parametrize("per_feature", [False, True], ids=["scalar", "per_feature"])
 def test_ridge(name, per_feature):
-    grad = jit(jax.grad(functools.partial(meta_loss, ADJOINTS[name], "ridge")))
+    grad = jax.jit(jax.grad(functools.partial(meta_loss, ADJOINTS[name], "ridge")))
     expected, _ = solved("ridge", per_feature)
     assert jnp.all(jnp.abs(expected) > 1e-3)
     found = grad(decays(per_feature))
@@ -118,12 +118,12 @@ def test_logistic_regression(per_feature):
     decay = decays(per_feature)
     fun = functools.partial(meta_loss, Implicit(), "logistic")
     expected, curved = solved("logistic", per_feature)
-    assert_trees_close(jit(jax.grad(fun))(decay), expected, rtol=EXACT, atol=EXACT)
+    assert_trees_close(jax.jit(jax.grad(fun))(decay), expected, rtol=EXACT, atol=EXACT)
     ones = jnp.ones_like(decay)
-    slope = jit(lambda d: jax.jvp(fun, (d,), (ones,))[1])(decay)
+    slope = jax.jit(lambda d: jax.jvp(fun, (d,), (ones,))[1])(decay)
     assert_trees_close(slope, jnp.sum(expected), rtol=EXACT)
     if per_feature:
-        second = jit(lambda d: jax.hessian(fun)(d) @ ones)(decay)
+        second = jax.jit(lambda d: jax.hessian(fun)(d) @ ones)(decay)
         assert_trees_close(second, curved, rtol=F64_DIFFERENCE, atol=EXACT)
 
 
@@ -131,16 +131,16 @@ def test_batches_of_loops_and_counts():
     """vmap of grad, grad of vmap, and one count of steps for each task."""
     decay = jnp.array([-2.0, -1.0, 0.5])
     fun = functools.partial(meta_loss, Implicit(tol=1e-11), "ridge")
-    one = jit(jax.grad(fun))
+    one = jax.jit(jax.grad(fun))
     expected = jnp.stack([one(d) for d in decay])
-    found = jit(jax.vmap(jax.grad(fun)))(decay)
+    found = jax.jit(jax.vmap(jax.grad(fun)))(decay)
     assert_trees_close(found, expected, rtol=EXACT)
-    summed = jit(jax.grad(lambda d: jnp.sum(jax.vmap(fun)(d))))
+    summed = jax.jit(jax.grad(lambda d: jnp.sum(jax.vmap(fun)(d))))
     assert_trees_close(summed(decay), expected, rtol=EXACT)
 
     tol = 1e-4
-    run = jit(jax.vmap(lambda d: train(Implicit(tol=tol), "ridge", d)))(decay)
-    full = jit(jax.vmap(lambda d: train(PLAIN, "ridge", d, history=True)))(decay)
+    run = jax.jit(jax.vmap(lambda d: train(Implicit(tol=tol), "ridge", d)))(decay)
+    full = jax.jit(jax.vmap(lambda d: train(PLAIN, "ridge", d, history=True)))(decay)
     assert len(set(run.steps_taken.tolist())) > 1
     x, y, _, _ = data()
     for i, taken in enumerate(run.steps_taken.tolist()):
@@ -157,11 +157,11 @@ def test_batches_of_loops_and_counts():
 
 @pytest.mark.parametrize("steps", [3, 50])
 def test_tolerance_is_a_maximum_of_steps(steps):
-    run = jit(lambda: train(Implicit(tol=1e-30), "ridge", -1.0, steps=steps))()
+    run = jax.jit(lambda: train(Implicit(tol=1e-30), "ridge", -1.0, steps=steps))()
     assert run.steps_taken == steps
     assert run.residual > 0
     assert train(Implicit(), "ridge", -1.0, steps=1).steps_taken is None
-    done = jit(lambda: train(Implicit(tol=1e3), "ridge", -1.0, steps=steps))()
+    done = jax.jit(lambda: train(Implicit(tol=1e3), "ridge", -1.0, steps=steps))()
     assert done.steps_taken == 0
     assert jnp.all(done.params == 0)
 
@@ -186,7 +186,7 @@ def test_scalars_integers_keys_and_aux():
 
     weight = jnp.array([0.5, 1.0])
     for adjoint in (Implicit(), Implicit(solver=GMRES()), Implicit(tol=1e-12)):
-        grad = jit(jax.grad(solution, argnums=(0, 1)), static_argnums=2)
+        grad = jax.jit(jax.grad(solution, argnums=(0, 1)), static_argnums=2)
         found = grad(3.0, weight, adjoint)
         assert_trees_close(found, (6.0, jnp.zeros(2)), rtol=EXACT, atol=EXACT)
 
@@ -202,7 +202,7 @@ def test_a_root_of_the_users():
         return jmeta.inner_loop(objective, {"w": 1.0}, tx, 200, adjoint=adjoint).params
 
     # w = theta^(1/3)
-    found = jit(jax.jacobian(solution))(3.0)
+    found = jax.jit(jax.jacobian(solution))(3.0)
     assert_trees_close(found, {"w": 3 ** (-2 / 3) / 3}, rtol=EXACT)
 
 
@@ -222,7 +222,7 @@ def test_weight_decay_of_the_transform_needs_a_fixed_point():
         return solution(decay, active, FixedPoint()).params
 
     for active in (None, 140):
-        found = jit(jax.grad(fixed), static_argnums=1)(0.5, active)
+        found = jax.jit(jax.grad(fixed), static_argnums=1)(0.5, active)
         assert_trees_close(found, -3 / 1.5**2, rtol=EXACT)
     assert_trees_close(
         solution(0.5, None, FixedPoint()).residual, 0.0, rtol=0.0, atol=1e-12
@@ -247,7 +247,7 @@ def test_imaml_is_the_unrolled_limit():
         return jnp.mean((x_val @ w["w"] + w["b"] - y_val) ** 2)
 
     meta = {"w": jnp.array([0.3, -0.2, 0.5]), "b": jnp.asarray(0.1)}
-    grad = jit(jax.value_and_grad(imaml, argnums=(0, 1)), static_argnums=2)
+    grad = jax.jit(jax.value_and_grad(imaml, argnums=(0, 1)), static_argnums=2)
     found, expected = (grad(meta, 0.7, a) for a in (Implicit(), PLAIN))
     assert_trees_close(found, expected, rtol=EXACT, atol=1e-10)
 
@@ -336,4 +336,4 @@ def test_only_the_parameters_carry_a_derivative():
         assert run.residual is not None
         return jnp.sum(run.losses) + run.residual + 2 * run.params
 
-    assert_trees_close(jit(jax.grad(losses))(3.0), 2.0, rtol=EXACT)
+    assert_trees_close(jax.jit(jax.grad(losses))(3.0), 2.0, rtol=EXACT)

@@ -10,7 +10,7 @@ import pytest
 
 import jmeta
 from jmeta import Unroll, inner_loop
-from tests.cases import PLAIN, jit, mlp, mlp_params
+from tests.cases import PLAIN, mlp, mlp_params
 from tests.helpers import (
     F64_DIFFERENCE,
     F64_SAME,
@@ -126,10 +126,10 @@ def test_state_is_carried_without_gradient():
 
     mean = jnp.array([0.3, -0.2])
     value = jax.value_and_grad(hand, argnums=(0, 1), has_aux=True)
-    expected = jit(value)(mlp_params(), mean)
+    expected = jax.jit(value)(mlp_params(), mean)
     for adjoint in (Unroll(), PLAIN):
         value = jax.value_and_grad(loop, argnums=(0, 1), has_aux=True)
-        found = jit(functools.partial(value, adjoint=adjoint))(mlp_params(), mean)
+        found = jax.jit(functools.partial(value, adjoint=adjoint))(mlp_params(), mean)
         assert_trees_close(found, expected, rtol=F64_SAME, atol=1e-14)
     assert found[0][1]["n"] == 3
     assert not jnp.any(found[1][1])
@@ -204,7 +204,7 @@ def test_history_and_perturbations():
 
     for adjoint in (Unroll(), Unroll(checkpoint="nested"), PLAIN):
         zeros = jnp.zeros((steps + 1, 2))
-        grads, history = jit(
+        grads, history = jax.jit(
             jax.grad(functools.partial(meta_loss, adjoint=adjoint), has_aux=True)
         )(zeros)
         expected = [jax.grad(rest)(w, t) for t, w in enumerate(history)]
@@ -252,10 +252,10 @@ def test_active(adjoint):
     value = jax.value_and_grad(loop, argnums=(0, 1), has_aux=True)
     start = jnp.array([0.5, -0.8])
     counts = (0, 2, 4)
-    tasks = jit(jax.vmap(lambda n: value(start, 0.1, 4, n)))(jnp.array(counts))
+    tasks = jax.jit(jax.vmap(lambda n: value(start, 0.1, 4, n)))(jnp.array(counts))
     for i, count in enumerate(counts):
         (loss, run), grads = jax.tree.map(lambda leaf: leaf[i], tasks)  # noqa: B023
-        shorter_value = jit(value, static_argnums=2)(start, 0.1, count)
+        shorter_value = jax.jit(value, static_argnums=2)(start, 0.1, count)
         (expected, shorter), shorter_grads = shorter_value
         assert_trees_close(grads, shorter_grads, rtol=F64_SAME, atol=1e-14)
         assert_trees_close(loss, expected, rtol=F64_SAME)

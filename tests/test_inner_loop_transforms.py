@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jmeta import inner_loop
-from tests.cases import TRANSFORMS, jit
+from tests.cases import TRANSFORMS
 from tests.helpers import (
     F64_DIFFERENCE,
     F64_SAME,
@@ -55,10 +55,10 @@ def by_hand(tx, params):
 @pytest.mark.parametrize("name", sorted(set(TRANSFORMS) - {"lbfgs"}))
 def test_transforms(name):
     tx, params = TRANSFORMS[name](), start()
-    (loss, found), grads = jit(
+    (loss, found), grads = jax.jit(
         jax.value_and_grad(lambda params: by_loop(tx, params), has_aux=True)
     )(params)
-    hand = jit(lambda params: by_hand(tx, params))
+    hand = jax.jit(lambda params: by_hand(tx, params))
     expected_loss, expected = hand(params)
     assert_trees_close(loss, expected_loss, rtol=F64_SAME)
     assert_trees_close(found, expected, rtol=F64_SAME, atol=1e-13)
@@ -73,7 +73,7 @@ def test_transforms(name):
 def test_lbfgs_is_differentiated_as_by_hand():
     tx, params = TRANSFORMS["lbfgs"](), start()
     runs = [
-        jit(jax.value_and_grad(lambda p, run=run: run(tx, p), has_aux=True))(params)
+        jax.jit(jax.value_and_grad(lambda p, run=run: run(tx, p), has_aux=True))(params)
         for run in (by_loop, by_hand)
     ]
     assert_trees_close(*runs, rtol=F64_SAME, atol=1e-13)
@@ -85,5 +85,5 @@ def test_lbfgs_is_differentiated_as_by_hand():
 )
 def test_line_searches_run(linesearch):
     tx = optax.lbfgs(linesearch=linesearch)
-    run = jit(lambda params: inner_loop(objective, params, tx, STEPS))(start())
+    run = jax.jit(lambda params: inner_loop(objective, params, tx, STEPS))(start())
     assert jnp.all(jnp.diff(run.losses) < 0)

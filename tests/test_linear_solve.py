@@ -9,7 +9,6 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from jmeta import CG, GMRES, Neumann, NormalCG
-from tests.cases import jit
 from tests.helpers import (
     F64_DIFFERENCE,
     F64_SAME,
@@ -65,7 +64,7 @@ CASES = [(True, name) for name in SYMMETRIC] + [(False, name) for name in ANY]
 @pytest.mark.parametrize(("symmetric", "name"), CASES)
 def test_dense_solution_in_batches(symmetric, name):
     a, b = matrices(symmetric), right_hand_sides()
-    found = jit(jax.vmap(functools.partial(solve, SYMMETRIC[name])))(a, b)
+    found = jax.jit(jax.vmap(functools.partial(solve, SYMMETRIC[name])))(a, b)
     expected = np.linalg.solve(a, b[..., None])[..., 0]
     assert_trees_close(found, expected, rtol=SOLVED, atol=SOLVED)
 
@@ -79,14 +78,14 @@ def test_reverse_and_forward_derivatives(symmetric, name):
     a, b, tangent = matrices(symmetric)[0], *right_hand_sides()[:2]
     change = matrices(symmetric)[1]  # symmetric like the matrix
     fun = functools.partial(solve, SYMMETRIC[name])
-    out, out_dot = jit(lambda *args: jax.jvp(fun, args[:2], args[2:]))(
+    out, out_dot = jax.jit(lambda *args: jax.jvp(fun, args[:2], args[2:]))(
         a, b, change, tangent
     )
     dense = lambda at: np.linalg.solve(at[0], at[1])
     expected = central_difference(dense, (a, b), (change, tangent))
     assert_trees_close(out, dense((a, b)), rtol=SOLVED, atol=SOLVED)
     assert_trees_close(out_dot, expected, rtol=F64_DIFFERENCE, atol=SOLVED)
-    pull = jit(lambda ct: jax.vjp(fun, a, b)[1](ct))
+    pull = jax.jit(lambda ct: jax.vjp(fun, a, b)[1](ct))
     a_bar, b_bar = pull(tangent)
     solved = np.linalg.solve(a.T, tangent)
     assert_trees_close(b_bar, solved, rtol=SOLVED, atol=SOLVED)
@@ -109,7 +108,7 @@ def test_reverse_and_forward_derivatives(symmetric, name):
 )
 def test_damping(symmetric, solver, dense):
     a, b = np.asarray(matrices(symmetric)[0]), np.asarray(right_hand_sides()[0])
-    found = jit(functools.partial(solve, solver))(a, b)
+    found = jax.jit(functools.partial(solve, solver))(a, b)
     assert_trees_close(found, dense(a, b), rtol=SOLVED, atol=SOLVED)
 
 
@@ -120,9 +119,9 @@ def test_neumann_is_the_truncated_series(terms):
     powers = [np.linalg.matrix_power(step, k) @ b for k in range(terms)]
     expected = 0.3 * np.sum(powers, axis=0) if terms else np.zeros(6)
     fun = functools.partial(solve, Neumann(terms=terms, scale=0.3))
-    assert_trees_close(jit(fun)(a, b), expected, rtol=F64_SAME, atol=1e-14)
+    assert_trees_close(jax.jit(fun)(a, b), expected, rtol=F64_SAME, atol=1e-14)
     # linear in b with a symmetric matrix: its own transpose
-    pull = jit(lambda b: jax.vjp(lambda b: fun(a, b), b)[1](b)[0])
+    pull = jax.jit(lambda b: jax.vjp(lambda b: fun(a, b), b)[1](b)[0])
     assert_trees_close(pull(b), expected, rtol=F64_SAME, atol=1e-14)
 
 
@@ -130,7 +129,7 @@ def test_neumann_is_the_truncated_series(terms):
 def test_stopping_early(solver):
     """Two iterations of three digits are not the solution, and say so."""
     a, b = matrices(True)[0], right_hand_sides()[0]
-    found = jit(functools.partial(solve, solver))(a, b)
+    found = jax.jit(functools.partial(solve, solver))(a, b)
     residual = jnp.linalg.norm(a @ found - b) / jnp.linalg.norm(b)
     assert 1e-4 < residual < 0.5
 
@@ -138,7 +137,7 @@ def test_stopping_early(solver):
 @pytest.mark.parametrize("name", ["cg", "normal_cg", "gmres", "neumann"])
 def test_zero_and_scalar_right_hand_sides(name):
     solver = SYMMETRIC[name]
-    found = jit(lambda b: solver(lambda x: 2.0 * x, b))
+    found = jax.jit(lambda b: solver(lambda x: 2.0 * x, b))
     assert_trees_close(found(jnp.zeros(())), 0.0, rtol=0.0)
     assert_trees_close(found(jnp.asarray(3.0)), 1.5, rtol=SOLVED)
 
@@ -146,7 +145,7 @@ def test_zero_and_scalar_right_hand_sides(name):
 @pytest.mark.parametrize("name", ["cg", "normal_cg", "gmres", "neumann"])
 def test_float32(name):
     a, b = jax.tree.map(jnp.float32, (matrices(True)[0], right_hand_sides()[0]))
-    found = jit(lambda a, b: SYMMETRIC[name](lambda x: a @ x, b))(a, b)
+    found = jax.jit(lambda a, b: SYMMETRIC[name](lambda x: a @ x, b))(a, b)
     assert found.dtype == jnp.float32
     # the matrix's condition is 4, the solvers' tolerance 1e-6
     assert_trees_close(found, np.linalg.solve(a, b), rtol=1e-5, atol=1e-5)

@@ -8,7 +8,6 @@ import pytest
 import jmeta
 from jmeta._numerics import integer_power, safe_divide, safe_sqrt, scale
 from tests.helpers import F64_SAME, assert_trees_close
-from tests.optimizer_cases import quick_jit
 
 
 def orders(f, derivative):
@@ -71,7 +70,7 @@ def test_second_derivatives_in_betas_of_exactly_0(name):
         )
         return jnp.sum(loop.params**3)
 
-    at_zero, beside = quick_jit(jax.vmap(jax.hessian(outer)))(
+    at_zero, beside = jax.jit(jax.vmap(jax.hessian(outer)))(
         jnp.array([[0.0] * 2, [1e-8] * 2])
     )
     assert np.abs(at_zero).max() > 1e-3

@@ -18,7 +18,6 @@ from tests.optimizer_cases import (
     floats,
     hypergradient,
     problem,
-    quick_jit,
     ravel,
     transform,
 )
@@ -136,7 +135,7 @@ def test_second_derivative_in_lr(name):
 def second_derivative(problem_name: str, optimizer: str, flags: tuple[str, ...]) -> Any:
     task, tx = problem(problem_name), transform(optimizer, flags)
 
-    @quick_jit
+    @jax.jit
     def second(settings, lr, time):
         def outer(lr):
             run = jmeta.inner_loop(

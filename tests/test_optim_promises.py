@@ -19,7 +19,6 @@ from tests.helpers import (
     central_difference,
     compilations,
 )
-from tests.optimizer_cases import quick_jit
 
 STEPS = 3
 rng = np.random.default_rng(3)
@@ -109,7 +108,7 @@ def hypergradient(name: str) -> Callable[..., Any]:
 
 @functools.cache
 def compiled(name: str) -> Callable[..., Any]:
-    return quick_jit(hypergradient(name))
+    return jax.jit(hypergradient(name))
 
 
 @pytest.mark.parametrize("name", SLOW_LBFGS)
@@ -130,7 +129,7 @@ def test_vmap_is_a_loop(name):
         for f in factors
     ]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
-    mapped = quick_jit(jax.vmap(hypergradient(name)))(*stacked)
+    mapped = jax.jit(jax.vmap(hypergradient(name)))(*stacked)
     for i, args in enumerate(each):
         got = jax.tree.map(lambda x, i=i: x[i], mapped)
         one = compiled(name)(*args)
@@ -167,7 +166,7 @@ def test_second_moments_move_in_low_precision(name):
     with jax.enable_x64(False):
         tx = getattr(jmeta.optim, name)()
         params = jnp.asarray([1.0, -2.0], jnp.bfloat16)
-        _, state = quick_jit(tx.update)(3 * params, tx.init(params), params)
+        _, state = jax.jit(tx.update)(3 * params, tx.init(params), params)
         assert state.exp_avg_sq.dtype == jnp.bfloat16
         # three digits
         assert_trees_close(state.exp_avg_sq, jnp.array([0.009, 0.036]), rtol=4e-3)
@@ -177,7 +176,7 @@ def test_second_moments_move_in_low_precision(name):
 def test_a_second_step_compiles_nothing(name):
     tx = ROWS[name].make(name)
 
-    @quick_jit
+    @jax.jit
     def step(params, state):
         grads = jax.grad(objective)(params)
         updates, state = tx.update(grads, state, params, value_fn=objective)
@@ -197,7 +196,7 @@ def test_in_a_chain(name):
     tx = ROWS[name].make(name)
     chained = optax.chain(optax.identity(), tx)
 
-    @quick_jit
+    @jax.jit
     def both(lr):
         override = {"lr": lr}
         plain = train(tx, PARAMS, hyperparams=override)
@@ -218,7 +217,7 @@ def test_in_groups(name):
         {"a": make(), "b": make()}, labels=lambda path: path[0]
     )
 
-    @quick_jit
+    @jax.jit
     def both(lr):
         rates = jmeta.PerLeaf({"a": lr, "b": 0.5 * lr})
         plain = train(make(), PARAMS, hyperparams={"lr": rates}).params
@@ -251,8 +250,8 @@ def test_second_derivatives_equal_central_differences(name):
     # settings are small: they must stay positive
     direction[: len(jax.tree.leaves(ROWS[name].settings))] *= 0.01
     f = lambda x: meta_loss(name, *back(x))
-    first = quick_jit(jax.grad(f))
-    second = quick_jit(lambda x: jax.grad(lambda y: jax.grad(f)(y) @ direction)(x))(at)
+    first = jax.jit(jax.grad(f))
+    second = jax.jit(lambda x: jax.grad(lambda y: jax.grad(f)(y) @ direction)(x))(at)
     expected = central_difference(first, at, direction, step=1e-3)
     assert np.isfinite(expected).all()
     assert np.abs(expected).min() > 1e-9

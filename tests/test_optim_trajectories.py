@@ -16,7 +16,6 @@ from tests.optimizer_cases import (
     floats,
     hypergradient,
     problem,
-    quick_jit,
     transform,
 )
 from tests.reference.read import case, cases
@@ -77,7 +76,7 @@ def test_averages_of_asgd_equal_torch(name):
     task = problem(row["problem"])
     tx = transform(row["optimizer"], flags(row["kwargs"]))
 
-    @quick_jit
+    @jax.jit
     def average(settings, steps):
         run = jmeta.inner_loop(
             task.inner, task.start, tx, STEPS, hyperparams=settings, active=steps
@@ -98,7 +97,7 @@ def test_sparse_adam_equals_torch(name):
         indices, targets = batch
         return jnp.mean((table[indices] - targets) ** 2)
 
-    @quick_jit
+    @jax.jit
     def evaluate(settings, table):
         def outer(settings, table):
             run = jmeta.inner_loop(

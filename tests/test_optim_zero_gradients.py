@@ -16,7 +16,6 @@ from tests.optimizer_cases import (
     flags,
     hypergradient,
     problem,
-    quick_jit,
     ravel,
 )
 from tests.reference.read import cases
@@ -98,7 +97,7 @@ def test_no_gradient_no_motion(name, adjoint):
         )
         return run.params
 
-    d_lr, d_params = quick_jit(jax.jacrev(final, argnums=(0, 1)))(jnp.array(0.1), start)
+    d_lr, d_params = jax.jit(jax.jacrev(final, argnums=(0, 1)))(jnp.array(0.1), start)
     assert np.isfinite(d_lr).all()
     assert np.isfinite(d_params).all()
     assert not d_lr[1:].any()
@@ -128,7 +127,7 @@ def test_dead_relu_and_zero_head():
             run = jmeta.inner_loop(loss, params, tx, 3, hyperparams={"lr": lr})
             return loss(run.params)
 
-        d_lr, d_params = quick_jit(jax.grad(outer, argnums=(0, 1)))(0.05, params)
+        d_lr, d_params = jax.jit(jax.grad(outer, argnums=(0, 1)))(0.05, params)
         assert np.isfinite(d_lr)
         assert all(np.isfinite(g).all() for g in jax.tree.leaves(d_params))
         assert d_lr != 0

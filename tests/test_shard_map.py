@@ -10,7 +10,7 @@ from jax.sharding import AxisType, PartitionSpec as P
 
 import jmeta
 from jmeta import GMRES, ForwardMode, Implicit, Neumann, NormalCG, Unroll
-from tests.cases import PLAIN, jit
+from tests.cases import PLAIN
 from tests.helpers import F64_SAME, assert_trees_close
 
 SPLIT, SAME = P("task"), P()
@@ -70,7 +70,7 @@ def one_device(steps, which):
             )(x)
         )
 
-    return jit(jax.value_and_grad(mean))([shared[i] for i in which])
+    return jax.jit(jax.value_and_grad(mean))([shared[i] for i in which])
 
 
 def insert(shared, which, parts):
@@ -95,7 +95,7 @@ def on_devices(adjoint, steps, captured, inside, which):
         fun = spread(jax.value_and_grad(local_mean))
     else:
         fun = jax.value_and_grad(spread(local_mean))
-    return jit(fun)([shared[i] for i in which], x)
+    return jax.jit(fun)([shared[i] for i in which], x)
 
 
 @pytest.mark.parametrize("inside", [True, False], ids=["inside", "outside"])
@@ -128,4 +128,6 @@ def test_what_is_the_same_on_all_devices_stays_so():
     _, shared = data()
     loss = lambda w: task_loss(Unroll(), STEPS, True, (w, *shared[1:]), 0.3)
     grad = jax.shard_map(jax.grad(loss), mesh=mesh(), in_specs=SAME, out_specs=SAME)
-    assert_trees_close(jit(grad)(shared[0]), jit(jax.grad(loss))(shared[0]), F64_SAME)
+    assert_trees_close(
+        jax.jit(grad)(shared[0]), jax.jit(jax.grad(loss))(shared[0]), F64_SAME
+    )

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 import jmeta
 from jmeta import Task, task_map, task_value_and_grad
-from tests.cases import jit, mlp, mlp_params
+from tests.cases import mlp, mlp_params
 from tests.helpers import F32, F64_SAME, assert_trees_close, compilations
 
 ROUNDING = 1e-14
@@ -46,7 +46,7 @@ def tasks(count=TASKS, dtype: Any = np.float64):
 @functools.cache
 def one_by_one(count=TASKS, keyed=False):
     """The mean over a Python loop of tasks."""
-    fun = jit(jax.value_and_grad(maml, has_aux=True))
+    fun = jax.jit(jax.value_and_grad(maml, has_aux=True))
     results = []
     for i in range(count):
         key = jax.random.fold_in(jax.random.key(5), i) if keyed else None
@@ -69,7 +69,7 @@ MESHES = ["1-D auto", "1-D explicit", "2-D auto", "2-D explicit"]
 @pytest.mark.parametrize("chunk_size", [None, 1, 2, 3, 7, 100])
 def test_chunks(chunk_size):
     step = task_value_and_grad(maml, chunk_size=chunk_size, has_aux=True)
-    found = jit(step)(mlp_params(), tasks())
+    found = jax.jit(step)(mlp_params(), tasks())
     assert_trees_close(found, one_by_one(), rtol=F64_SAME, atol=ROUNDING)
     assert found[0][1]["count"].dtype == jnp.int32
 
@@ -80,7 +80,7 @@ def test_chunks(chunk_size):
 )
 def test_devices(name, count):
     step = task_value_and_grad(maml, chunk_size=1, mesh=mesh(name), has_aux=True)
-    found = jit(step)(mlp_params(), tasks(count))
+    found = jax.jit(step)(mlp_params(), tasks(count))
     assert_trees_close(found, one_by_one(count), rtol=F64_SAME, atol=ROUNDING)
 
 
@@ -93,10 +93,10 @@ def quadratic(w, task):
     ("name", "count"), [*((name, 7) for name in MESHES), (MESHES[-1], 8)]
 )
 def test_tasks_that_lie_on_devices(name, count, set_mesh):
-    """As arguments and inside the user's jit, split or not, whatever the axes."""
+    """As arguments and inside the user's jax.jit, split or not, whatever the axes."""
     w, at = jnp.asarray(0.3), mesh(name)
     data = jnp.asarray(np.random.default_rng(1).normal(size=(count, 3)))
-    expected = jit(task_value_and_grad(quadratic))(w, data)
+    expected = jax.jit(task_value_and_grad(quadratic))(w, data)
     step = task_value_and_grad(quadratic, chunk_size=1, mesh=at)
     specs = [P(at.axis_names), P()] if count == 8 else [P()]
     for spec in specs:
@@ -104,9 +104,9 @@ def test_tasks_that_lie_on_devices(name, count, set_mesh):
         inside = lambda data: step(w, 2.0 * (0.5 * data))
         if set_mesh:
             with jax.set_mesh(at):
-                found = jit(step)(w, split), jit(inside)(split)
+                found = jax.jit(step)(w, split), jax.jit(inside)(split)
         else:
-            found = jit(step)(w, split), jit(inside)(split)
+            found = jax.jit(step)(w, split), jax.jit(inside)(split)
         for each in found:
             assert_trees_close(each, expected, rtol=F64_SAME, atol=ROUNDING)
 
@@ -115,7 +115,7 @@ def test_tasks_that_lie_on_devices(name, count, set_mesh):
 def test_keys_follow_the_task(kwargs):
     if "mesh" in kwargs:
         kwargs = kwargs | {"mesh": mesh("1-D auto")}
-    step = jit(task_value_and_grad(maml, has_aux=True, **kwargs))
+    step = jax.jit(task_value_and_grad(maml, has_aux=True, **kwargs))
     found = step(mlp_params(), tasks(), jax.random.key(5))
     expected = one_by_one(keyed=True)
     assert_trees_close(found, expected, rtol=F64_SAME, atol=ROUNDING)
@@ -129,8 +129,8 @@ def test_float32(kwargs):
         kwargs = kwargs | {"mesh": mesh("1-D auto")}
     params = jax.tree.map(jnp.float32, mlp_params())
     args = params, tasks(dtype=np.float32)
-    expected = jit(task_value_and_grad(maml))(*args)
-    found = jit(task_value_and_grad(maml, **kwargs))(*args)
+    expected = jax.jit(task_value_and_grad(maml))(*args)
+    found = jax.jit(task_value_and_grad(maml, **kwargs))(*args)
     for got, want in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
         assert got.dtype == want.dtype == jnp.float32
         assert jnp.linalg.norm(got - want) <= F32 * jnp.linalg.norm(want)
@@ -146,20 +146,22 @@ def test_what_a_task_may_be_and_give():
         return (w - jax.random.normal(key)) ** 2 * (1 + i)
 
     pair = lambda w, task: (loss(w, task), task[0])
-    expected = jit(
+    expected = jax.jit(
         jax.value_and_grad(
             lambda w: jnp.mean(jax.vmap(lambda *t: loss(w, t))(keys, ints))
         )
     )(0.3)
     settings: list[dict[str, Any]] = [{}, {"chunk_size": 1}, {"chunk_size": 3}]
     for kwargs in settings:
-        alone = jit(lambda w, k=kwargs: task_value_and_grad(loss, **k)(w, (keys, ints)))
+        alone = jax.jit(
+            lambda w, k=kwargs: task_value_and_grad(loss, **k)(w, (keys, ints))
+        )
         with_aux = task_value_and_grad(pair, has_aux=True, **kwargs)
-        (value, aux), grad = jit(with_aux)(0.3, (keys, ints))
+        (value, aux), grad = jax.jit(with_aux)(0.3, (keys, ints))
         assert_trees_close(alone(0.3), expected, rtol=F64_SAME)
         assert_trees_close((value, grad), expected, rtol=F64_SAME)
         assert_trees_close(aux, keys, rtol=0)
-        dropped = jit(task_value_and_grad(pair, **kwargs))(0.3, (keys, ints))
+        dropped = jax.jit(task_value_and_grad(pair, **kwargs))(0.3, (keys, ints))
         assert_trees_close(dropped, expected, rtol=F64_SAME)
 
 
@@ -169,7 +171,7 @@ def test_what_a_task_may_be_and_give():
 def test_task_map(kwargs):
     if "mesh" in kwargs:
         kwargs = kwargs | {"mesh": mesh("2-D auto")}
-    evaluate = jit(task_map(lambda *args: maml(*args)[1], **kwargs))
+    evaluate = jax.jit(task_map(lambda *args: maml(*args)[1], **kwargs))
     (_, aux), _ = one_by_one()
     found = evaluate(mlp_params(), tasks(), jax.random.key(5))
     assert_trees_close(found, aux, rtol=F64_SAME, atol=ROUNDING)
@@ -202,7 +204,7 @@ def test_memory_is_that_of_a_chunk():
 
     def temporaries(count, **kwargs):
         part = jax.tree.map(lambda x: x[:count], batch)
-        step = jit(task_value_and_grad(maml, **kwargs))
+        step = jax.jit(task_value_and_grad(maml, **kwargs))
         analysis = step.lower(params, part).compile().memory_analysis()
         assert analysis is not None
         return analysis.temp_size_in_bytes

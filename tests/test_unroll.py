@@ -13,7 +13,6 @@ from tests.cases import (
     PLAIN,
     STEPS,
     UNROLLS,
-    jit,
     mlp,
     mlp_params,
     problems,
@@ -36,8 +35,8 @@ def plain(name, steps=STEPS):
     """The problem, and its loss and hypergradients by JAX alone."""
     problem = problems()[name]
     meta_loss = functools.partial(problem.meta_loss, PLAIN, steps)
-    grads = jit(jax.value_and_grad(meta_loss))(problem.args)
-    return jit(meta_loss), problem.args, grads
+    grads = jax.jit(jax.value_and_grad(meta_loss))(problem.args)
+    return jax.jit(meta_loss), problem.args, grads
 
 
 @pytest.mark.parametrize("name", ["quadratic", "network"])
@@ -77,7 +76,7 @@ def test_plain_is_the_closed_form(steps):
 def test_exact_settings_agree(name, adjoint):
     _, args, expected = plain(name)
     meta_loss = functools.partial(problems()[name].meta_loss, adjoint, STEPS)
-    found = jit(jax.value_and_grad(meta_loss))(args)
+    found = jax.jit(jax.value_and_grad(meta_loss))(args)
     assert_trees_close(found, expected, rtol=F64_SAME, atol=ROUNDING)
 
 
@@ -86,7 +85,7 @@ def test_nested_at_any_number_of_steps(steps):
     _, args, expected = plain("quadratic", steps)
     adjoint = Unroll(checkpoint="nested")
     meta_loss = functools.partial(problems()["quadratic"].meta_loss, adjoint, steps)
-    found = jit(jax.value_and_grad(meta_loss))(args)
+    found = jax.jit(jax.value_and_grad(meta_loss))(args)
     assert_trees_close(found, expected, rtol=F64_SAME, atol=ROUNDING)
 
 
@@ -186,11 +185,11 @@ def test_functions_with_rules_of_their_own(activation):
         )
         return jnp.sum(jnp.sin(run.params))
 
-    grad = jit(jax.grad(meta_loss, argnums=(1, 2)), static_argnums=0)
+    grad = jax.jit(jax.grad(meta_loss, argnums=(1, 2)), static_argnums=0)
     expected = grad(PLAIN, w, 1.3)
     assert_trees_close(grad(Unroll(), w, 1.3), expected, F64_SAME, ROUNDING)
     slope = central_difference(
-        lambda c: jit(meta_loss, static_argnums=0)(PLAIN, w, c), 1.3, 1.0, 1e-4
+        lambda c: jax.jit(meta_loss, static_argnums=0)(PLAIN, w, c), 1.3, 1.0, 1e-4
     )
     assert_trees_close(expected[1], slope, F64_DIFFERENCE)
 
@@ -217,7 +216,7 @@ def test_rules_that_are_no_derivative_are_transposed_by_reverse_mode(mixed):
         return run.params["head"] + run.params["body"] ** 2
 
     at = {"head": 0.4, "body": 0.7}
-    found, jitted = jit(jax.grad(meta_loss))(at), jit(meta_loss)
+    found, jitted = jax.jit(jax.grad(meta_loss))(at), jax.jit(meta_loss)
     slopes = {
         name: central_difference(jitted, at, {k: float(k == name) for k in at})
         for name in at
@@ -239,7 +238,7 @@ def test_complex_values_carry_derivatives(adjoint):
         return run.params + jnp.sum(run.aux.imag)
 
     at = (1.0, 0.3)
-    grads = jit(jax.grad(meta_loss, argnums=(0, 1)))(*at)
+    grads = jax.jit(jax.grad(meta_loss, argnums=(0, 1)))(*at)
     for i, direction in enumerate([(1.0, 0.0), (0.0, 1.0)]):
         slope = central_difference(lambda at: meta_loss(*at), at, direction)
         assert_trees_close(grads[i], slope, F64_DIFFERENCE)

@@ -8,7 +8,7 @@ import pytest
 
 import jmeta
 from jmeta import Unroll
-from tests.cases import PLAIN, jit, outer, problems
+from tests.cases import PLAIN, outer, problems
 from tests.helpers import F64_SAME, assert_trees_close
 
 STEPS = 5
@@ -70,7 +70,7 @@ def by_hand(adjoint, args):
 def test_last(adjoint):
     args = arguments()
     meta_loss = functools.partial(through_loop, adjoint)
-    loss, found = jit(jax.value_and_grad(meta_loss))(args)
+    loss, found = jax.jit(jax.value_and_grad(meta_loss))(args)
     expected = jax.grad(functools.partial(by_hand, adjoint))(args)
     assert_trees_close(found, expected, rtol=F64_SAME, atol=1e-14)
     assert_trees_close(loss, by_hand(adjoint, args), rtol=F64_SAME)
@@ -89,7 +89,7 @@ def test_first_order(adjoint):
         return jax.value_and_grad(lambda own: f(adjoint, args | own))(own)
 
     expected = grads(by_hand)
-    assert_trees_close(jit(lambda: grads(through_loop))(), expected, F64_SAME)
+    assert_trees_close(jax.jit(lambda: grads(through_loop))(), expected, F64_SAME)
     exact = jax.grad(lambda own: through_loop(PLAIN, args | own))(own)
     for name in names:
         assert jnp.any(jnp.abs(exact[name] - expected[1][name]) > 1e-3)

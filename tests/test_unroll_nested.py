@@ -7,7 +7,7 @@ import pytest
 
 import jmeta
 from jmeta import Unroll
-from tests.cases import PLAIN, jit
+from tests.cases import PLAIN
 from tests.helpers import (
     F64_DIFFERENCE,
     F64_SAME,
@@ -51,7 +51,7 @@ TRANSFORMED = {
 
 @pytest.fixture(scope="module")
 def one_by_one():
-    grad = jit(jax.grad(lambda *task: capturing(PLAIN, *task)))
+    grad = jax.jit(jax.grad(lambda *task: capturing(PLAIN, *task)))
     return jnp.stack([grad(*task) for task in zip(*tasks(), strict=True)])
 
 
@@ -59,7 +59,7 @@ def one_by_one():
 @pytest.mark.parametrize("jitted", [True, False])
 def test_losses_that_capture(name, jitted, one_by_one):
     fun = TRANSFORMED[name](lambda *task: capturing(Unroll(), *task))
-    found = (jit(fun) if jitted else fun)(*tasks())
+    found = (jax.jit(fun) if jitted else fun)(*tasks())
     assert_trees_close(found, one_by_one, rtol=F64_SAME, atol=ROUNDING)
     assert len({round(float(jnp.sum(g)), 6) for g in one_by_one}) == 3
 
@@ -86,7 +86,7 @@ def hessian():
     """By reverse over reverse through plain JAX, checked by differences."""
     x = jnp.array(AT)
     grad = jax.jit(jax.grad(lambda x: scalars(PLAIN, tuple(x))))
-    found = jit(jax.jacrev(jax.grad(lambda x: scalars(PLAIN, tuple(x)))))(x)
+    found = jax.jit(jax.jacrev(jax.grad(lambda x: scalars(PLAIN, tuple(x)))))(x)
     assert_trees_close(found, found.T, rtol=F64_SAME, atol=ROUNDING)
     slopes = [central_difference(grad, np.array(AT), e) for e in np.eye(3)]
     assert_trees_close(found, np.stack(slopes, 1), rtol=F64_DIFFERENCE)
@@ -105,7 +105,7 @@ def hessian():
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_second_derivatives(adjoint, outside, hessian):
-    hess = jit(outside(jax.grad(lambda x: scalars(adjoint, tuple(x)))))
+    hess = jax.jit(outside(jax.grad(lambda x: scalars(adjoint, tuple(x)))))
     assert_trees_close(hess(jnp.array(AT)), hessian, rtol=F64_SAME, atol=ROUNDING)
 
 
@@ -133,8 +133,8 @@ def two_loops(adjoints, x):
 @pytest.fixture(scope="module")
 def of_two_loops():
     plain = lambda x: two_loops((PLAIN, PLAIN), x)
-    expected = jit(jax.grad(plain))(AT)
-    jitted = jit(plain)
+    expected = jax.jit(jax.grad(plain))(AT)
+    jitted = jax.jit(plain)
     for i, direction in enumerate(np.eye(3)):
         slope = central_difference(jitted, AT, tuple(direction))
         assert_trees_close(expected[i], slope, rtol=F64_DIFFERENCE)
@@ -152,5 +152,5 @@ def of_two_loops():
     ids=lambda pair: " over ".join("mixed" if a.mixed else "plain" for a in pair),
 )
 def test_a_loop_inside_a_loop(adjoints, of_two_loops):
-    found = jit(jax.grad(lambda x: two_loops(adjoints, x)))(AT)
+    found = jax.jit(jax.grad(lambda x: two_loops(adjoints, x)))(AT)
     assert_trees_close(found, of_two_loops, rtol=F64_SAME, atol=ROUNDING)

@@ -10,7 +10,6 @@ from jax.sharding import AxisType, PartitionSpec as P
 
 import jmeta
 from jmeta._varying import in_shard_map, vary, varying_axes
-from tests.cases import jit
 from tests.helpers import F64_SAME, assert_trees_close
 
 ROWS, COLUMNS = P("row"), P("column")
@@ -107,11 +106,13 @@ def test_wherever_a_difference_enters(place, adjoint_inside):
     args = jnp.array([0.4]), jnp.array(0.3)
     if adjoint_inside:
         fun = jax.grad(mean, argnums=(0, 1))
-        found = jit(spread(fun))(*args, centers)
+        found = jax.jit(spread(fun))(*args, centers)
     else:
         fun = jax.grad(lambda args: spread(mean)(*args, centers))
-        found = jit(fun)(args)
+        found = jax.jit(fun)(args)
     one = lambda w, lr, c: jnp.sum(loop(w, lr, c, place).params ** 3)
     grads = jax.vmap(jax.grad(one, argnums=(0, 1)), (None, None, 0))
-    expected = jax.tree.map(lambda g: g.mean(0), jit(grads)(*args, centers[:, None]))
+    expected = jax.tree.map(
+        lambda g: g.mean(0), jax.jit(grads)(*args, centers[:, None])
+    )
     assert_trees_close(found, expected, rtol=F64_SAME, atol=1e-14)

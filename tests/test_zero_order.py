@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from jmeta import Antithetic, ForwardDifference, Naive, es_value_and_grad
-from tests.cases import jit
 from tests.helpers import F64_SAME, assert_trees_close
 
 METHODS = [Antithetic(), ForwardDifference(), Naive()]
@@ -69,7 +68,7 @@ def estimates(name, method):
         keys = jax.random.split(jax.random.key(1), REPEATS)
         return jax.vmap(lambda key: estimate(POINT, key=key))(keys)
 
-    return jit(each)
+    return jax.jit(each)
 
 
 def repeated(name, method, sigma):
