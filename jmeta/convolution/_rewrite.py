@@ -143,7 +143,7 @@ def _rewrite(jaxpr: Any, rules: Rules) -> Any:
     """The same jaxpr, closed jaxpr, or tuple of them, with `rules` applied."""
     if isinstance(jaxpr, tuple):
         return tuple(_rewrite(branch, rules) for branch in jaxpr)
-    if isinstance(jaxpr, jex.Jaxpr):
+    if not isinstance(jaxpr, jex.ClosedJaxpr):
         return _rewrite(jex.ClosedJaxpr(jaxpr, ()), rules).jaxpr
 
     def run(*args):
