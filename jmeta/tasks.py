@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jmeta._typing import Key, PyTree
 
@@ -228,13 +228,21 @@ def _on_devices(run, mesh):
     split = PartitionSpec(axes)
     # without the check an inner gradient stays the device's own: with it, JAX would add
     # up the gradients of all devices inside every inner step
-    return jax.shard_map(
+    mapped = jax.shard_map(
         local,
         mesh=mesh,
         in_specs=(PartitionSpec(), split, split, split),
         out_specs=(PartitionSpec(), split),
         check_vma=False,
     )
+
+    def run_split(meta_params, *per_task):
+        # jax 0.12 fails to split what lies on a mesh whose axes are part of its type
+        sharding = NamedSharding(mesh, split)
+        per_task = jax.lax.with_sharding_constraint(per_task, sharding)
+        return mapped(meta_params, *per_task)
+
+    return run_split
 
 
 def _each(fn, meta_params, tasks, keys):
