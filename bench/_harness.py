@@ -176,7 +176,8 @@ def measure(
     times = {name: _Times(candidate.run) for name, candidate in ready.items()}
     for _ in range(repeats):
         for sample in times.values():
-            if len(sample.cpu) < 3 or sum(sample.cpu) < patience:
+            enough = len(sample.cpu) >= 3 and sum(sample.cpu) > patience
+            if len(sample.cpu) < repeats and not enough:
                 sample.take()
     for name, sample in times.items():
         cpu, wall = sample.medians()
@@ -187,10 +188,11 @@ def measure(
 
 class _Times:
     def __init__(self, run):
-        self.run, self.cpu, self.wall = run, [], []
-        start = time.perf_counter()
-        run()
-        self.number = max(1, int(0.02 / (time.perf_counter() - start)))
+        self.run, self.cpu, self.wall, self.number = run, [], [], 1
+        self.take()
+        self.number = max(1, int(0.02 / self.wall[0]))
+        if self.number > 1:
+            self.cpu, self.wall = [], []
 
     def take(self):
         gc.collect()

@@ -6,6 +6,7 @@ step's and every layer's intermediates; jmeta's default stores weights and inner
 gradients, with `jax.checkpoint` around a layer. `--compile-only` gives memory alone.
 """
 
+import math
 import sys
 from functools import partial
 
@@ -47,7 +48,7 @@ def layer(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     batch, tokens, width = x.shape
     qkv = normalize(x) @ params["qkv"]
     q, k, v = qkv.reshape(batch, tokens, 3, HEADS, -1).transpose(2, 0, 3, 1, 4)
-    scores = q @ k.swapaxes(-1, -2) / np.sqrt(width // HEADS)
+    scores = q @ k.swapaxes(-1, -2) / math.sqrt(width // HEADS)
     ahead = np.triu(np.ones((1, 1, tokens, tokens), bool), 1)
     mixed = jax.nn.softmax(jnp.where(ahead, -1e9, scores)) @ v
     x = x + mixed.swapaxes(1, 2).reshape(x.shape) @ params["out"]
@@ -80,7 +81,7 @@ def transformer_module(problem: Problem):
             for qkv, out, up, down in zip(qkvs, outs, ups, downs, strict=True):
                 parts = (rms(x) @ qkv).reshape(batch, length, 3, HEADS, -1)
                 q, k, v = parts.permute(2, 0, 3, 1, 4)
-                scores = q @ k.transpose(-1, -2) / np.sqrt(width // HEADS)
+                scores = q @ k.transpose(-1, -2) / math.sqrt(width // HEADS)
                 ahead = torch.ones(length, length, dtype=torch.bool).triu(1)
                 weights = scores.masked_fill(ahead.to(x.device), -1e9).softmax(-1)
                 x = x + (weights @ v).transpose(1, 2).reshape(x.shape) @ out
