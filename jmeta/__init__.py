@@ -2,6 +2,7 @@
 
 from jmeta import (
     adjoint as adjoint,
+    algorithms as algorithms,
     from_torch as from_torch,
     optim as optim,
     plot as plot,

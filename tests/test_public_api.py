@@ -16,7 +16,7 @@ NAMESPACES = {
     "jmeta": """
         Antithetic CG EMA EMAState FixedPoint ForwardDifference ForwardMode GMRES
         HypergradCheck Implicit Naive Neumann NormalCG PerLeaf PerStep Plan Root Run
-        StationaryPoint Task Unroll Verdict adjoint apply_trainable_opt_params
+        StationaryPoint Task Unroll Verdict adjoint algorithms apply_trainable_opt_params
         check_hypergrad create_diff_optim ema ema_params es_value_and_grad explain
         from_torch get_diff_optim get_trainable_opt_params inner_loop innerloop_ctx
         make_functional matmul_convs monkeypatch optim plan plot proximal schedules
@@ -24,6 +24,10 @@ NAMESPACES = {
     """,
     "jmeta.adjoint": """
         Adjoint FixedPoint ForwardMode Implicit Root StationaryPoint Unroll proximal
+    """,
+    "jmeta.algorithms": """
+        Adapted MAMLPlusPlusParams MetaSGDParams anil imaml maml maml_plus_plus
+        maml_plus_plus_params meta_sgd meta_sgd_params msl_weights reptile
     """,
     "jmeta.from_torch": "optimizer_state parameters state",
     "jmeta.optim": """
@@ -47,6 +51,9 @@ MADE = {
     "jmeta.Run",
     "jmeta.Verdict",
     "jmeta.adjoint.Adjoint",
+    "jmeta.algorithms.Adapted",
+    "jmeta.algorithms.MAMLPlusPlusParams",
+    "jmeta.algorithms.MetaSGDParams",
     "jmeta.schedules.PlateauState",
     "jmeta.schedules.ReduceLROnPlateau",
 }
