@@ -48,6 +48,13 @@ class Candidate(NamedTuple):
     run_seconds: float | None = None
     reason: str = ""
 
+    @property
+    def work(self) -> float | None:
+        """Operations, with each byte of temporary memory as `BYTE` of them."""
+        if self.operations is None or self.temp_bytes is None:
+            return None
+        return self.operations + BYTE * self.temp_bytes
+
 
 class Plan(NamedTuple):
     """The candidates, in the order given; print it for a table.
@@ -70,9 +77,9 @@ class Plan(NamedTuple):
     def best(self) -> Candidate:
         """The cheapest that fits: least time where measured, else least work.
 
-        Work is operations, with each byte of temporary memory as `BYTE` of them: a
-        loop that stores everything does the fewest operations and yet is seldom the
-        fastest. It says which is cheap, not how many milliseconds; measure for those.
+        A loop that stores everything does the fewest operations and yet is seldom the
+        fastest, so `work` counts bytes too. It says which is cheap, not how many
+        milliseconds; measure for those.
 
         Raises:
             ValueError: No candidate fits.
@@ -227,7 +234,7 @@ def _measure(running, args, rounds=5):
 def _cost(candidate):
     if candidate.run_seconds is not None:
         return candidate.run_seconds
-    return candidate.operations + BYTE * candidate.temp_bytes
+    return candidate.work
 
 
 def _scaled(number, unit):

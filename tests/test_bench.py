@@ -18,6 +18,7 @@ ROWS = {
     "long_unroll": 10,
     "transformer": 5,
     "scaling": 4,
+    "plan": 10,
 }
 QUICK = ("toy", "maml_sinusoid")
 SCRIPTS = [
@@ -54,7 +55,8 @@ def test_script(script, name, tmp_path):
     argv = ["--quick", "--no-peers", "--cores", "0", "--out", str(tmp_path)]
     rows = script(name).main(argv)
     assert len(rows) == ROWS[name]
-    assert all(row.cpu > 0 and row.temp_bytes > 0 for row in rows)
+    assert all(row.temp_bytes > 0 for row in rows)
+    assert all(row.cpu > 0 for row in rows if row.cpu is not None)
     assert (tmp_path / f"{name}.png").stat().st_size > 0
     lines = (tmp_path / f"{name}.jsonl").read_text().splitlines()
     assert [json.loads(line)["name"] for line in lines] == [row.name for row in rows]
