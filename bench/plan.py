@@ -62,10 +62,8 @@ def main(argv=None):
 
     table = planned(small)
     print(f"{table}\n")
-    makers = {
-        adjoint_name(adjoint): lambda adjoint=adjoint: compiled(*gradient(small, adjoint))
-        for adjoint in UNROLLS
-    }
+    run = lambda adjoint: compiled(*gradient(small, adjoint))
+    makers = {adjoint_name(adjoint): partial(run, adjoint) for adjoint in UNROLLS}
     measured = measure(
         "small", makers, repeats=min(args.repeats, 5), tolerance=1e-2, patience=60
     )
