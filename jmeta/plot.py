@@ -1,11 +1,11 @@
-"""Pictures of runs and hypergradients, on an axes of yours or a new one."""
+"""Pictures of runs, hypergradients and adaptation, on an axes of yours or a new one."""
 
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
+from jax.typing import ArrayLike
 
 from jmeta._typing import PyTree
 from jmeta.inner_loop import Run
@@ -53,7 +53,7 @@ def hypergradients(values: PyTree, ax: Any = None) -> Any:
     return _finish(ax, "step", "hypergradient")
 
 
-def losses(run: Run | Mapping[str, Run] | jax.Array, ax: Any = None) -> Any:
+def losses(run: Run | Mapping[str, Run | ArrayLike] | ArrayLike, ax: Any = None) -> Any:
     """Draw the inner loss before each step, of one run or of several by name.
 
     Args:
@@ -118,6 +118,110 @@ def history(run: Run, ax: Any = None) -> Any:
     return _finish(ax, "time", "distance from the initial parameters")
 
 
+def adaptation(
+    x: ArrayLike,
+    outputs: Mapping[str, ArrayLike],
+    *,
+    seen: tuple[ArrayLike, ArrayLike] | None = None,
+    truth: ArrayLike | None = None,
+    ax: Any = None,
+) -> Any:
+    """Draw a regression model before and after it adapts to a task.
+
+    Args:
+        x: Inputs, shape `[n]` or `[n, 1]`, in increasing order.
+        outputs: Predictions at `x` by name, each `[n]` or `[n, 1]`, from before to
+            after; the last is drawn as a full line.
+        seen: The support set, `task.support`, drawn as points.
+        truth: Targets at `x`, drawn in black.
+        ax: Matplotlib axes; default a new figure's.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: More than one input or output, or another number of them.
+
+    Example:
+        >>> import matplotlib, numpy as np, jmeta
+        >>> matplotlib.use("agg")
+        >>> x = np.linspace(-1, 1, 3)
+        >>> ax = jmeta.plot.adaptation(x, {"before": 0 * x, "after": x}, truth=x**3)
+        >>> [line.get_label() for line in ax.get_lines()]
+        ['truth', 'before', 'after']
+    """
+    ax = _axes(ax)
+    x = _curve(x, "x")
+    if truth is not None:
+        ax.plot(x, _curve(truth, "truth", x), color="k", linewidth=1, label="truth")
+    if seen is not None:
+        points = [_curve(part, "seen") for part in seen]
+        ax.plot(*points, "k^", markersize=5, label="seen")
+    for i, (name, y) in enumerate(outputs.items()):
+        style = (":", "--")[min(i, 1)] if i + 1 < len(outputs) else "-"
+        ax.plot(x, _curve(y, name, x), style, color=f"C{i}", label=name)
+    ax.set_xlabel("x")
+    ax.set_ylabel("y")
+    ax.legend(fontsize="small", framealpha=0.8, edgecolor="none")
+    return ax
+
+
+def accuracy(
+    values: Mapping[str, ArrayLike] | ArrayLike,
+    x: ArrayLike | None = None,
+    *,
+    label: str = "step",
+    ax: Any = None,
+) -> Any:
+    """Draw mean accuracy over tasks with its 95 % confidence interval.
+
+    Args:
+        values: Accuracies between 0 and 1 of `tasks` tasks, or several such by name:
+            `[points, tasks]` is drawn as a curve with a band, `[tasks]` as a bar.
+        x: Where the points are, `[points]`: inner steps, meta-steps; default 0, 1, ...
+        label: What `x` is.
+        ax: Matplotlib axes; default a new figure's.
+
+    Returns:
+        The axes. The interval is 1.96 standard errors of the mean to both sides.
+
+    Raises:
+        ValueError: An array of another rank, or of fewer than two tasks.
+
+    Example:
+        >>> import matplotlib, numpy as np, jmeta
+        >>> matplotlib.use("agg")
+        >>> ax = jmeta.plot.accuracy(np.array([[0.2, 0.3], [0.6, 0.8], [0.7, 0.9]]))
+        >>> ax.get_lines()[0].get_ydata().round(2).tolist()
+        [0.25, 0.7, 0.8]
+    """
+    named = values if isinstance(values, Mapping) else {"accuracy": values}
+    named = {name: np.asarray(rows) for name, rows in named.items()}
+    for name, rows in named.items():
+        if rows.ndim not in (1, 2) or rows.shape[-1] < 2:
+            raise ValueError(
+                "Accuracies must be of shape `[tasks]` or `[points, tasks]`, of two"
+                f" tasks or more; {name!r} has shape {rows.shape}."
+            )
+    ax = _axes(ax)
+    for name, rows in named.items():
+        mean = rows.mean(-1)
+        half = 1.96 * rows.std(-1, ddof=1) / np.sqrt(rows.shape[-1])
+        if rows.ndim == 1:
+            ax.bar(name, mean, yerr=half, capsize=4)
+            ax.text(name, 0.02, f"{mean:.1%}", ha="center", color="w")
+            continue
+        at = np.arange(len(rows)) if x is None else np.asarray(x)
+        (line,) = ax.plot(at, mean, marker="o", markersize=3, label=name)
+        ax.fill_between(at, mean - half, mean + half, alpha=0.2, color=line.get_color())
+        ax.set_xlabel(label)
+        ax.legend(frameon=False)
+    ax.set_ylim(0, 1)
+    ax.set_ylabel("accuracy")
+    ax.yaxis.set_major_formatter("{x:.0%}")
+    return ax
+
+
 def _axes(ax):
     if ax is not None:
         return ax
@@ -135,6 +239,17 @@ def _finish(ax, x, y):
     if ax.get_legend_handles_labels()[1]:
         ax.legend(frameon=False)
     return ax
+
+
+def _curve(values, name, x=None):
+    """Numbers in a row, as many as there are inputs."""
+    curve = np.squeeze(np.asarray(values))
+    if curve.ndim != 1 or (x is not None and curve.shape != x.shape):
+        raise ValueError(
+            "Inputs and outputs must be of shape `[n]` or `[n, 1]`, equally many;"
+            f" {name!r} has shape {np.shape(values)}."
+        )
+    return curve
 
 
 def _named(run):

@@ -112,3 +112,53 @@ def test_errors():
         jmeta.plot.hypergradients({"lr": 1.0})
     with pytest.raises(ValueError, match=r"inner_loop\(..., history=True\)"):
         jmeta.plot.history(run(0.1))
+
+
+def test_adaptation():
+    x = np.linspace(-1.0, 1.0, 5)
+    outputs = {"0 steps": x[:, None] ** 2, "1 step": x**3, "10 steps": x**4}
+    seen = np.array([[0.5], [-0.5]]), np.array([[1.0], [2.0]])
+    ax = jmeta.plot.adaptation(x[:, None], outputs, seen=seen, truth=np.sin(x))
+    expected = {"truth": np.sin(x), "seen": seen[1][:, 0], "0 steps": x**2}
+    assert_trees_close(
+        curves(ax), expected | {"1 step": x**3, "10 steps": x**4}, F64_SAME
+    )
+    assert [line.get_linestyle() for line in ax.get_lines()[2:]] == [":", "--", "-"]
+
+
+def test_accuracy_and_its_interval():
+    rng = np.random.default_rng(0)
+    values = rng.uniform(0.2, 0.8, size=(3, 600))
+    ax = jmeta.plot.accuracy({"MAML": values}, np.array([0, 5, 10]), label="steps")
+    assert_trees_close(curves(ax), {"MAML": values.mean(1)}, F64_SAME)
+    (band,) = ax.collections
+    vertices = band.get_paths()[0].vertices
+    at_five = vertices[vertices[:, 0] == 5, 1]
+    half = 1.96 * values[1].std(ddof=1) / np.sqrt(600)
+    expected = values[1].mean() + half * np.array([-1, 1])
+    assert_trees_close(np.sort(at_five), expected, F64_SAME)
+    assert ax.get_xlabel() == "steps"
+
+    ax = jmeta.plot.accuracy({"before": values[0], "after": values[2]})
+    heights = [bar.get_height() for bar in ax.patches]
+    assert_trees_close(heights, [values[0].mean(), values[2].mean()], F64_SAME)
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: jmeta.plot.accuracy(np.ones(1)), "two tasks or more"),
+        (lambda: jmeta.plot.accuracy(np.ones((2, 2, 2))), "shape `.tasks.`"),
+        (
+            lambda: jmeta.plot.adaptation(np.ones(3), {"after": np.ones(4)}),
+            "'after' has shape",
+        ),
+        (
+            lambda: jmeta.plot.adaptation(np.ones((3, 2)), {"after": np.ones(3)}),
+            "'x' has shape",
+        ),
+    ],
+)
+def test_arrays_that_cannot_be_drawn(draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw()

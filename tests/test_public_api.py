@@ -34,7 +34,7 @@ NAMESPACES = {
         adadelta adagrad adam adamax adamw asgd finite lbfgs nadam param_groups radam
         rmsprop rprop sgd sparse_adam
     """,
-    "jmeta.plot": "hypergradients history losses",
+    "jmeta.plot": "accuracy adaptation hypergradients history losses",
     "jmeta.schedules": """
         PlateauState ReduceLROnPlateau Schedule constant_lr cosine_annealing_lr
         cosine_annealing_warm_restarts cyclic_lr cyclic_momentum exponential_lr
