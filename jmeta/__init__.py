@@ -3,6 +3,7 @@
 from jmeta import (
     adjoint as adjoint,
     algorithms as algorithms,
+    data as data,
     from_torch as from_torch,
     optim as optim,
     plot as plot,
@@ -55,6 +56,7 @@ from jmeta.tasks import (
     task_map as task_map,
     task_value_and_grad as task_value_and_grad,
 )
+from jmeta.train import Fitted as Fitted, fit as fit
 from jmeta.unused import unused_parameters as unused_parameters
 from jmeta.zero_order import (
     Antithetic as Antithetic,

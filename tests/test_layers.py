@@ -30,7 +30,7 @@ LAYERS = (
 ROW = {name: row for row, names in enumerate(LAYERS) for name in names}
 
 # Come with extras of the package, so they are imported inside the functions.
-EXTRAS = {"matplotlib", "orbax", "sklearn", "tensorboardX", "tqdm"}
+EXTRAS = {"PIL", "matplotlib", "orbax", "sklearn", "tensorboardX", "tqdm"}
 FORBIDDEN = ("jax._src", "torch")
 
 MODULES = {

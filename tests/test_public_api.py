@@ -17,7 +17,7 @@ NAMESPACES = {
         Antithetic CG EMA EMAState FixedPoint ForwardDifference ForwardMode GMRES
         HypergradCheck Implicit Naive Neumann NormalCG PerLeaf PerStep Plan Root Run
         StationaryPoint Task Unroll Verdict adjoint algorithms apply_trainable_opt_params
-        check_hypergrad create_diff_optim ema ema_params es_value_and_grad explain
+        check_hypergrad create_diff_optim data ema ema_params es_value_and_grad explain
         from_torch get_diff_optim get_trainable_opt_params inner_loop innerloop_ctx
         make_functional matmul_convs monkeypatch optim plan plot proximal schedules
         swap_params task_map task_value_and_grad unused_parameters
@@ -28,6 +28,9 @@ NAMESPACES = {
     "jmeta.algorithms": """
         Adapted MAMLPlusPlusParams MetaSGDParams anil imaml maml maml_plus_plus
         maml_plus_plus_params meta_sgd meta_sgd_params msl_weights reptile
+    """,
+    "jmeta.data": """
+        FewShot batch from_arrays from_folder glyphs harmonics sinusoid
     """,
     "jmeta.from_torch": "optimizer_state parameters state",
     "jmeta.optim": """
@@ -51,6 +54,7 @@ MADE = {
     "jmeta.Run",
     "jmeta.Verdict",
     "jmeta.adjoint.Adjoint",
+    "jmeta.data.FewShot",
     "jmeta.algorithms.Adapted",
     "jmeta.algorithms.MAMLPlusPlusParams",
     "jmeta.algorithms.MetaSGDParams",

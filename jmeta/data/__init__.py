@@ -1,0 +1,13 @@
+"""Few-shot tasks without a download, and from data of yours.
+
+Each function gives a sampler, a pure function of a key that makes one `jmeta.Task`: it
+can be jitted, mapped and scanned, and runs on the device. `batch` makes it give many.
+"""
+
+from jmeta.data._arrays import from_arrays as from_arrays
+from jmeta.data._sampling import FewShot as FewShot
+from jmeta.data.batch import batch as batch
+from jmeta.data.folder import from_folder as from_folder
+from jmeta.data.glyphs import glyphs as glyphs
+from jmeta.data.harmonics import harmonics as harmonics
+from jmeta.data.sinusoid import sinusoid as sinusoid

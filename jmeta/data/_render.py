@@ -1,0 +1,74 @@
+"""Letters in the DejaVu fonts that come with matplotlib, as small pictures."""
+
+import pathlib
+import unicodedata
+
+import numpy as np
+
+HANDS = tuple(
+    f"DejaVu{family}"
+    for family in (
+        *("Sans", "Sans-Bold", "Sans-Oblique", "Sans-BoldOblique"),
+        *("SansMono", "SansMono-Bold", "SansMono-Oblique", "SansMono-BoldOblique"),
+        *("Serif", "Serif-Bold", "Serif-Italic", "Serif-BoldItalic"),
+    )
+)
+"""Fonts that each draw every letter, as the writers of Omniglot do."""
+
+SIZE, FILLED = 28, 20
+"""Pixels of a picture's side, and of the longer side of the letter in its middle."""
+
+_EM = 64
+"""Pixels of an em where a letter is drawn, before it is made small."""
+
+
+def font_files() -> list[pathlib.Path]:
+    """The files of the fonts, in the order of `HANDS`."""
+    import matplotlib
+
+    fonts = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    files = [fonts / f"{hand}.ttf" for hand in HANDS]
+    for file in files:
+        if not file.exists():
+            raise FileNotFoundError(
+                f"The glyphs are drawn in the fonts that matplotlib carries; {file} is"
+                " missing. Install matplotlib from PyPI, which brings it."
+            )
+    return files
+
+
+def shared_letters(files: list[pathlib.Path]) -> list[str]:
+    """The letters, by Unicode's category, that are in all the fonts."""
+    from matplotlib.ft2font import FT2Font
+
+    codes = set.intersection(*(set(FT2Font(str(f)).get_charmap()) for f in files))
+    return [c for c in map(chr, sorted(codes)) if unicodedata.category(c)[0] == "L"]
+
+
+def draw(letters: list[str], files: list[pathlib.Path]) -> np.ndarray:
+    """Each letter in each font: `[letters, fonts, SIZE, SIZE]`, uint8, 255 is ink."""
+    from PIL import ImageFont
+
+    basic = ImageFont.Layout.BASIC
+    fonts = [ImageFont.truetype(str(f), _EM, layout_engine=basic) for f in files]
+    return np.stack([[_draw(letter, font) for font in fonts] for letter in letters])
+
+
+def _draw(letter, font):
+    """A letter's ink, centred, its longer side `FILLED` pixels."""
+    from PIL import Image, ImageDraw
+
+    left, top, right, bottom = font.getbbox(letter)
+    side = 2 * max(right - left, bottom - top)
+    canvas = Image.new("L", (side, side))
+    place = ((side - left - right) // 2, (side - top - bottom) // 2)
+    ImageDraw.Draw(canvas).text(place, letter, fill=255, font=font)
+    ink = canvas.getbbox()  # without the space that a font leaves beside it
+    assert ink is not None, letter
+    left, top, right, bottom = ink
+    x, y = (left + right) / 2, (top + bottom) / 2
+    half = max(right - left, bottom - top) * SIZE / FILLED / 2
+    box = (x - half, y - half, x + half, y + half)
+    # the mean over the area of each pixel
+    small = canvas.resize((SIZE, SIZE), Image.Resampling.BOX, box=box)
+    return np.asarray(small)
