@@ -14,11 +14,11 @@ import jmeta
 # Adding or removing a name is a change of the interface: it is made here too.
 NAMESPACES = {
     "jmeta": """
-        Antithetic CG EMA EMAState FixedPoint ForwardDifference ForwardMode GMRES
+        Antithetic CG EMA EMAState Fitted FixedPoint ForwardDifference ForwardMode GMRES
         HypergradCheck Implicit Naive Neumann NormalCG PerLeaf PerStep Plan Root Run
         StationaryPoint Task Unroll Verdict adjoint algorithms apply_trainable_opt_params
         check_hypergrad create_diff_optim data ema ema_params es_value_and_grad explain
-        from_torch get_diff_optim get_trainable_opt_params inner_loop innerloop_ctx
+        fit from_torch get_diff_optim get_trainable_opt_params inner_loop innerloop_ctx
         make_functional matmul_convs monkeypatch optim plan plot proximal schedules
         swap_params task_map task_value_and_grad unused_parameters
     """,
@@ -49,6 +49,7 @@ NAMESPACES = {
 # Made by the library: the example stands at the function that makes it.
 MADE = {
     "jmeta.EMAState",
+    "jmeta.Fitted",
     "jmeta.HypergradCheck",
     "jmeta.Plan",
     "jmeta.Run",

@@ -1,0 +1,190 @@
+"""Checkpoints: written beside the training, the last ones and the best kept."""
+
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jmeta._typing import PyTree
+from jmeta.train import _extras
+from jmeta.train._device import State
+
+
+class Best(NamedTuple):
+    """The parameters that validated best, the later ones of equals.
+
+    Attributes:
+        value: Their validation loss.
+        step: How many steps they had taken.
+        params: On the host; None where their checkpoint is lost.
+    """
+
+    value: float
+    step: int
+    params: PyTree
+
+
+class Checkpoints:
+    """The folder `checkpoints` of a run's directory.
+
+    Orbax writes a checkpoint under a temporary name and renames it when it is whole,
+    so that a process killed at any moment leaves whole ones.
+
+    Args:
+        directory: Of the run.
+        keep: How many of the last checkpoints are kept.
+        settings: What must be as it was when the run began, by name.
+    """
+
+    def __init__(self, directory: Path, keep: int, settings: dict[str, str]) -> None:
+        self._ocp = _extras.load(
+            "orbax.checkpoint",
+            "examples",
+            wanted_by="`directory=`",
+            instead="leave `directory` out, which keeps nothing",
+        )
+        self.directory = directory
+        self._best_step: int | None = None
+        self._manager = self._ocp.CheckpointManager(
+            directory.absolute() / "checkpoints",
+            options=self._ocp.CheckpointManagerOptions(
+                # orbax's own `best_fn` would delete the latest, and forgets the
+                # metrics of what an earlier process wrote
+                preservation_policy=_LatestAndBest(self, keep),
+                cleanup_tmp_directories=True,
+            ),
+        )
+        path = directory / "settings.json"
+        if self._manager.all_steps():
+            _compare(path, settings)
+        else:
+            partial = path.with_suffix(".tmp")
+            partial.write_text(json.dumps(settings, indent=1))
+            os.replace(partial, path)
+
+    def save(self, state: State, best: Best | None) -> None:
+        """Begin to write a checkpoint; what is there already is left as it is."""
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        self._best_step = None if best is None else best.step
+        leaves = {f"{i:05d}": x for i, x in enumerate(map(to_host, _data(state)))}
+        leaves["best"] = np.array([np.nan, -1] if best is None else best[:2])
+        # orbax refuses arrays without entries, which need no saving
+        leaves = {name: x for name, x in leaves.items() if x.size}
+        self._manager.save(step, args=self._ocp.args.StandardSave(leaves), force=True)
+
+    def latest(self, like: State) -> tuple[State, Best | None] | None:
+        """The last state and the best parameters; None where there is no checkpoint.
+
+        Structure, dtypes and devices are those of `like`.
+        """
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                state, (value, best_step) = self._read(step, like)
+            except Exception as error:  # whatever a damaged file brings about
+                self._set_aside(step, error)
+                continue
+            if best_step < 0:
+                return state, None
+            self._best_step = int(best_step)
+            try:
+                best, _ = self._read(self._best_step, like)
+            except Exception as error:
+                self._set_aside(self._best_step, error)
+                return state, None
+            return state, Best(float(value), self._best_step, best.params)
+        return None
+
+    def close(self) -> None:
+        """Wait until all is written."""
+        self._manager.close()
+
+    def _read(self, step, like):
+        saved = self._manager.restore(step, args=self._ocp.args.StandardRestore())
+        leaves = []
+        for i, leaf in enumerate(_data(like)):
+            empty = np.zeros(leaf.shape, leaf.dtype)
+            value = saved[f"{i:05d}"] if leaf.size else empty
+            if (value.shape, value.dtype) != (leaf.shape, leaf.dtype):
+                raise ValueError(f"leaf {i} is {value.dtype}{list(value.shape)}")
+            leaves.append(value)
+        return _from_data(leaves, like), saved["best"]
+
+    def _set_aside(self, step, error):
+        path = self.directory / "checkpoints" / str(step)
+        aside = self.directory / "damaged"
+        aside.mkdir(exist_ok=True)
+        if path.exists():
+            path.rename(aside / f"{step}-{len(list(aside.iterdir()))}")
+        self._manager.reload()
+        warnings.warn(
+            f"The checkpoint of step {step} cannot be read and was moved to {aside};"
+            f" the run goes on from the one before. ({type(error).__name__}: {error})",
+            stacklevel=5,
+        )
+
+
+class _LatestAndBest:
+    """Orbax's `PreservationPolicy`."""
+
+    def __init__(self, checkpoints: Checkpoints, keep: int) -> None:
+        self._checkpoints, self._keep = checkpoints, keep
+
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: Any
+    ) -> Sequence[bool]:
+        del context
+        best = self._checkpoints._best_step
+        latest = {x.step for x in checkpoints[-self._keep :]}
+        return [x.step in latest or x.step == best for x in checkpoints]
+
+
+def to_host(leaf: jax.Array) -> np.ndarray:
+    """A copy, which the device may not write over."""
+    return np.array(jax.device_get(leaf))
+
+
+def _data(tree):
+    """The leaves, typed keys as the numbers that they are."""
+    return [jax.random.key_data(x) if _is_key(x) else x for x in jax.tree.leaves(tree)]
+
+
+def _from_data(leaves, like):
+    def put(value, leaf):
+        if _is_key(leaf):
+            value = jax.random.wrap_key_data(value, impl=jax.random.key_impl(leaf))
+        return jax.device_put(value, leaf.sharding)
+
+    likes, treedef = jax.tree.flatten(like)
+    return treedef.unflatten(map(put, leaves, likes))
+
+
+def _is_key(x):
+    return jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _compare(path, settings):
+    if not path.exists():
+        raise ValueError(
+            f"`directory` {path.parent} has checkpoints but no {path.name}: `fit` did"
+            " not make it. Pass another."
+        )
+    before = json.loads(path.read_text())
+    differences = [
+        f"`{name}` was {before.get(name, 'absent')}, now {settings.get(name, 'absent')}"
+        for name in {**before, **settings}
+        if before.get(name) != settings.get(name)
+    ]
+    if differences:
+        more = len(differences) - 5
+        raise ValueError(
+            f"`directory` {path.parent} holds a run with other settings:"
+            f" {'; '.join(differences[:5])}{f'; and {more} more' if more > 0 else ''}."
+            " Pass what the run was started with, or another directory."
+        )

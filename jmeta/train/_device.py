@@ -1,0 +1,180 @@
+"""What runs on the device: many steps by one compiled program."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.tree_util import keystr
+from jax.typing import ArrayLike
+
+from jmeta._tree import cast_like, strong
+from jmeta._typing import Key, PyTree
+from jmeta.train import _guard
+
+
+class Skipped(NamedTuple):
+    """Steps whose update was refused.
+
+    Attributes:
+        count: How many.
+        step: The first of them.
+        leaves: What was not finite in the first, in the order of `_guard.names`.
+    """
+
+    count: jax.Array
+    step: jax.Array
+    leaves: jax.Array
+
+
+class State(NamedTuple):
+    """All that a run needs to go on, beside the key.
+
+    Attributes:
+        step: How many steps were taken.
+        params: The meta-parameters.
+        opt_state: The state of the outer transform.
+        totals: Sums of the loss and the metrics since the last log, by name.
+        counted: How many steps are in these sums.
+        skipped: The steps that were refused.
+    """
+
+    step: jax.Array
+    params: PyTree
+    opt_state: PyTree
+    totals: dict[str, jax.Array]
+    counted: jax.Array
+    skipped: Skipped
+
+
+class Training(NamedTuple):
+    """The meta-problem.
+
+    Attributes:
+        measure: `(params, tasks, key) -> ({"loss": loss, name: metric}, grads)`.
+        losses: `(params, tasks, key) -> losses` of the tasks, shape `[B]`.
+        tx: The outer transform.
+        sample: `key -> tasks`.
+        log_every: Steps between logs.
+        skip: Go on after a refused step instead of staying at it.
+    """
+
+    measure: Callable[..., tuple[dict[str, jax.Array], PyTree]]
+    losses: Callable[..., jax.Array]
+    tx: optax.GradientTransformationExtraArgs
+    sample: Callable[[Key], PyTree]
+    log_every: int
+    skip: bool
+
+    def begin(self, meta_params: PyTree, key: Key) -> State:
+        """The state before the first step, in buffers of its own."""
+        params = strong(meta_params)
+        opt_state = strong(self.tx.init(params))
+        measured, _ = jax.eval_shape(
+            lambda: self.measure(params, *draw(self.sample, 0, key))
+        )
+        leaves = len(_guard.names(params, opt_state))
+        state = State(
+            step=jnp.int32(0),
+            params=params,
+            opt_state=opt_state,
+            totals={name: jnp.zeros([], _wide(x)) for name, x in measured.items()},
+            counted=jnp.int32(0),
+            skipped=Skipped(jnp.int32(0), jnp.int32(0), jnp.zeros(leaves, bool)),
+        )
+        # donated later: neither the user's arrays nor one buffer in two places
+        return jax.tree.map(jnp.copy, state)
+
+    def advance(
+        self, state: State, stop: jax.Array, key: Key
+    ) -> tuple[State, jax.Array]:
+        """Take steps until `stop`, or to the first that must not be taken.
+
+        A count that is known only when it runs: one program, whatever the number of
+        steps, so that numbers depend neither on it nor on where a run was resumed.
+
+        Returns:
+            The state, and what kept it from going on: booleans as `_guard.nonfinite`.
+        """
+
+        def goes_on(carry):
+            state, bad = carry
+            return (state.step < stop) & (self.skip | ~bad.any())
+
+        def step(carry):
+            return self._step(carry[0], key)
+
+        bad = jnp.zeros_like(state.skipped.leaves)
+        return jax.lax.while_loop(goes_on, step, (state, bad))
+
+    def _step(self, state: State, key: Key) -> tuple[State, jax.Array]:
+        tasks, task_key = draw(self.sample, state.step, key)
+        measured, grads = self.measure(state.params, tasks, task_key)
+        loss = measured["loss"]
+        updates, opt_state = self.tx.update(
+            grads,
+            state.opt_state,
+            state.params,
+            value=loss,
+            grad=grads,
+            value_fn=lambda params: self.losses(params, tasks, task_key).mean(),
+        )
+        params = optax.apply_updates(state.params, updates)
+        opt_state = cast_like(opt_state, state.opt_state)
+        bad = _guard.nonfinite(grads, loss, (params, opt_state), state.opt_state)
+
+        starts = state.step % self.log_every == 0
+        state = state._replace(
+            totals={n: jnp.where(starts, 0, x) for n, x in state.totals.items()},
+            counted=jnp.where(starts, 0, state.counted),
+        )
+        taken = state._replace(
+            step=state.step + 1,
+            params=params,
+            opt_state=opt_state,
+            totals={n: x + measured[n] for n, x in state.totals.items()},
+            counted=state.counted + 1,
+        )
+        refused = _skip(state, bad) if self.skip else state
+        state = jax.tree.map(
+            lambda a, b: jnp.where(bad.any(), b, a), strong(taken), refused
+        )
+        return state, bad
+
+
+def draw(
+    sample: Callable[[Key], PyTree], step: ArrayLike, key: Key
+) -> tuple[PyTree, Key]:
+    """The tasks of a step, and the key that their losses get."""
+    # each task's key is folded from the second: never one that `sample` splits off
+    sample_key, task_key = jax.random.split(jax.random.fold_in(key, step))
+    return sample(sample_key), task_key
+
+
+def describe(state: State, tasks: PyTree, key: Key) -> dict[str, str]:
+    """What must be the same when a run is resumed, by name."""
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        data = f"{jax.random.key_impl(key)} {jax.random.key_data(key).tolist()}"
+    else:
+        data = str(key.tolist())
+    described = {"key": data}
+    for tree in (state._asdict(), {"tasks": tasks}):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            name = path[0].key + keystr(path[1:])
+            described[name] = f"{leaf.dtype}{list(leaf.shape)}"
+    return described
+
+
+def _skip(state, bad):
+    """The state after a step whose update is refused."""
+    count, step, leaves = state.skipped
+    first = count == 0
+    skipped = Skipped(
+        count + 1, jnp.where(first, state.step, step), jnp.where(first, bad, leaves)
+    )
+    return state._replace(step=state.step + 1, skipped=skipped)
+
+
+def _wide(x):
+    return jnp.promote_types(x.dtype, jnp.float32)

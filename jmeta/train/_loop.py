@@ -1,0 +1,143 @@
+"""The host's side: hands the device stretches of steps, and tells and keeps."""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jmeta._typing import Key
+from jmeta.train import _guard
+from jmeta.train._checkpoints import Best, Checkpoints, to_host
+from jmeta.train._device import State, Training
+from jmeta.train._interrupt import Interrupt
+from jmeta.train._log import Log, Record
+
+SECONDS = 0.5
+"""On the device between two looks from the host: as long may Ctrl-C have to wait."""
+
+
+class Loop(NamedTuple):
+    """A run from where it stands to its end.
+
+    Attributes:
+        training: What runs on the device.
+        validation: `(params, key) -> {name: scalar}`, compiled; or None.
+        key: Of the run.
+        steps: Where it ends.
+        save_every: Steps between validations and checkpoints.
+        interrupt: Whether to stop early.
+        log: Where records go.
+        checkpoints: Where states go; or None.
+    """
+
+    training: Training
+    validation: Callable[..., dict[str, jax.Array]] | None
+    key: Key
+    steps: int
+    save_every: int
+    interrupt: Interrupt
+    log: Log
+    checkpoints: Checkpoints | None
+
+    def run(self, state: State, best: Best | None) -> tuple[State, Best | None]:
+        """Take the steps that are left, which uses the state up.
+
+        Raises:
+            FloatingPointError: A step is not finite and must not be skipped.
+            KeyboardInterrupt: Ctrl-C was pressed.
+        """
+        # said outright, a state that comes out is like one that goes in: no recompiling
+        shardings = jax.tree.map(lambda x: x.sharding, state)
+        advance = jax.jit(
+            self.training.advance, donate_argnums=0, out_shardings=(shardings, None)
+        )
+        step, stretch = int(state.step), 1
+        while step < self.steps:
+            stop = self._next_stop(step, stretch)
+            begin = time.perf_counter()
+            state, bad = advance(state, np.int32(stop), self.key)
+            # the only place that waits for the device
+            reached, bad = jax.device_get((state.step, bad))
+            rate = (int(reached) - step) / (time.perf_counter() - begin)
+            stretch = max(1, round(SECONDS * rate))
+            self.log.advance(int(reached) - step)
+            step = int(reached)
+            if bad.any() and not self.training.skip:
+                self._refuse(state, best, bad)
+            best = self._tell(state, rate, best)
+            if self._is_due(step) or self.interrupt.pressed:
+                self._save(state, best)
+            if self.interrupt.pressed:
+                raise KeyboardInterrupt(
+                    f"Stopped after step {step} of {self.steps}. {self._how_to_go_on()}"
+                )
+        return state, best
+
+    def first_skipped(self, state: State) -> tuple[int, str] | None:
+        """The first step that was skipped, and what was not finite in it."""
+        count, step, leaves = jax.device_get(state.skipped)
+        if not count:
+            return None
+        names = _guard.names(state.params, state.opt_state)
+        return int(step), _guard.blame(names, leaves)
+
+    def _next_stop(self, step: int, stretch: int) -> int:
+        """The end of a stretch, which does not go past anything that is due."""
+        log_every = self.training.log_every
+        ends = [(step // every + 1) * every for every in (log_every, self.save_every)]
+        return min(step + stretch, self.steps, *ends)
+
+    def _is_due(self, step: int) -> bool:
+        return step % self.save_every == 0 or step == self.steps
+
+    def _tell(self, state: State, rate: float, best: Best | None) -> Best | None:
+        """Record what is due at this step, in one record; give the best so far."""
+        step, record = int(state.step), {}
+        if step % self.training.log_every == 0 or step == self.steps:
+            record = self._means(state) | {"rate": rate}
+        if self.validation is not None and self._is_due(step):
+            found = self.validation(state.params, self.key)
+            found = {name: float(value) for name, value in found.items()}
+            record |= found
+            value = found["validation_loss"]
+            if value <= (np.inf if best is None else best.value):
+                best = Best(value, step, jax.tree.map(to_host, state.params))
+        if record:
+            self.log.write({"step": step, **record})
+        return best
+
+    def _means(self, state: State) -> Record:
+        # all may have been skipped
+        count = int(state.counted) or np.nan
+        means = {name: float(total) / count for name, total in state.totals.items()}
+        record: Record = {"loss": means.pop("loss"), **means}
+        record["skipped"] = int(state.skipped.count)
+        first = self.first_skipped(state)
+        if first is not None:
+            record["first_skipped"] = "step {}: {}".format(*first)
+        return record
+
+    def _save(self, state: State, best: Best | None) -> None:
+        if self.checkpoints is not None:
+            self.log.sync()
+            self.checkpoints.save(state, best)
+
+    def _refuse(self, state: State, best: Best | None, bad: np.ndarray) -> None:
+        self._save(state, best)
+        names = _guard.names(state.params, state.opt_state)
+        raise FloatingPointError(
+            f"Step {state.step} must be finite; {_guard.blame(names, bad)} is not. The"
+            " parameters before it are untouched. Its tasks are"
+            f" `sample(jax.random.split(jax.random.fold_in(key, {state.step}))[0])`."
+            f" Pass `nonfinite='skip'` to leave such steps out. {self._how_to_go_on()}"
+        )
+
+    def _how_to_go_on(self) -> str:
+        if self.checkpoints is None:
+            return "Nothing was saved: pass a `directory` to be able to go on."
+        return (
+            f"All is saved in {self.checkpoints.directory}: make the same call to go on"
+            " from here."
+        )

@@ -1,0 +1,216 @@
+"""Meta-training: the outer loop, from the first step to the last."""
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from jmeta import _check
+from jmeta._typing import Key, PyTree
+from jmeta.train._checkpoints import Checkpoints
+from jmeta.train._device import describe, draw
+from jmeta.train._interrupt import Interrupt
+from jmeta.train._log import Log, Record
+from jmeta.train._loop import Loop
+from jmeta.train._problem import make_training, make_validation, place
+
+
+class Fitted(NamedTuple):
+    """What meta-training gives.
+
+    Attributes:
+        params: The meta-parameters after the last step.
+        opt_state: The state of the outer transform.
+        step: How many steps were taken, those of earlier processes included.
+        history: A dict for each log and validation, as in `metrics.jsonl`.
+        skipped: How many steps were refused because they were not finite.
+        first_skipped: The first of these and what was not finite in it, such as
+            `(37, "`gradient['w']`")`; None without one.
+        best_params: The parameters that validated best; None without `validate`.
+        best_step: How many steps these had taken.
+    """
+
+    params: PyTree
+    opt_state: PyTree
+    step: int
+    history: list[Record]
+    skipped: int = 0
+    first_skipped: tuple[int, str] | None = None
+    best_params: PyTree = None
+    best_step: int | None = None
+
+
+def fit(
+    task_loss: Callable[..., Any],
+    meta_params: PyTree,
+    tx: optax.GradientTransformation,
+    sample: Callable[[Key], PyTree],
+    steps: int,
+    *,
+    key: Key,
+    has_aux: bool = False,
+    metrics: Callable[[PyTree, PyTree], dict[str, jax.Array]] | None = None,
+    validate: tuple[Callable[..., Any], Callable[[Key], PyTree]] | None = None,
+    chunk_size: int | None = None,
+    mesh: Mesh | None = None,
+    directory: str | Path | None = None,
+    save_every: int = 1000,
+    keep: int = 3,
+    log_every: int = 100,
+    nonfinite: Literal["raise", "skip"] = "raise",
+    progress: bool = True,
+    tensorboard: bool = False,
+) -> Fitted:
+    """Meta-train: update on the mean loss of new tasks at each step.
+
+    Step t draws `sample_key, task_key = split(fold_in(key, t))`, takes the gradient on
+    `sample(sample_key)` and updates by `tx`. Many steps run on the device by one
+    compiled program. With a `directory`, the same call goes on where an earlier one
+    was stopped, be it by Ctrl-C, an error or a kill, and ends with the very numbers,
+    bit for bit, of a run that was never stopped.
+
+    A step whose gradient, loss or update is not finite is refused on the device:
+    neither parameters nor the state of `tx` ever take it in.
+
+    Args:
+        task_loss: `(meta_params, task[, key]) -> loss`, or `(loss, aux)`; as
+            `jmeta.algorithms` make it.
+        meta_params: Initial meta-parameters, a pytree of float arrays. They are copied.
+        tx: The outer transform: any of optax or `jmeta.optim`.
+        sample: `key -> tasks` with a leading axis `B` on every leaf, compiled with the
+            rest; as `jmeta.data.batch` makes it.
+        steps: How many steps in all, those of an earlier call included.
+        key: The same key gives the same run.
+        has_aux: `task_loss` gives `(loss, aux)`.
+        metrics: `(aux, tasks) -> {name: scalar}` with aux stacked along the tasks:
+            logged beside the loss. Needs `has_aux`.
+        validate: `(fn, sample)`: at every `save_every` steps the mean of `fn`, a task
+            loss or another measure of which less is better, over the tasks that this
+            `sample` draws, always the same ones. Where `fn` gives `(value, aux)`,
+            `metrics` is applied too.
+        chunk_size: Tasks at a time, as in `task_value_and_grad`, and so is `mesh`.
+        mesh: See `chunk_size`.
+
+    To keep and to show:
+        directory: Where checkpoints, `metrics.jsonl` and `settings.json` go, made if it
+            is absent. Default: nothing is kept.
+        save_every: Steps between validations and checkpoints.
+        keep: How many of the last checkpoints to keep, beside the one that validated
+            best.
+        log_every: Steps between records: mean loss and metrics since the last one, and
+            steps per second.
+        nonfinite: `"raise"` stops before a step that is not finite; `"skip"` goes on
+            without its update and counts.
+        progress: Show a bar.
+        tensorboard: Also write the records for TensorBoard, into the `directory`.
+
+    Returns:
+        `Fitted`: the parameters, the transform's state, the history and more.
+
+    Raises:
+        FloatingPointError: A step is not finite, with `nonfinite="raise"`. The message
+            names the step and the leaf.
+        KeyboardInterrupt: Ctrl-C, after what was running is finished and saved.
+        ValueError: The `directory` holds a run with another key, or with parameters,
+            optimizer state or tasks of other shapes.
+        ImportError: A package that an extra brings is missing.
+
+    Example:
+        >>> import jax, optax, jmeta
+        >>> def task_loss(w, task):
+        ...     return (w - task) ** 2
+        >>> fitted = jmeta.fit(
+        ...     task_loss,
+        ...     0.0,
+        ...     optax.sgd(0.1),
+        ...     lambda key: 3.0 + jax.random.normal(key, (4,)),
+        ...     200,
+        ...     key=jax.random.key(0),
+        ...     progress=False,
+        ... )
+        >>> round(float(fitted.params)), [record["step"] for record in fitted.history]
+        (3, [100, 200])
+    """
+    _check_arguments(
+        tx, steps, nonfinite, save_every=save_every, keep=keep, log_every=log_every
+    )
+    _check_extras(has_aux, metrics, directory, tensorboard)
+    sizes = {"chunk_size": chunk_size, "mesh": mesh}
+    training = make_training(
+        task_loss, tx, sample, has_aux, metrics, log_every, nonfinite == "skip", sizes
+    )
+    key = place(_check_key(key), mesh)
+    state = place(training.begin(meta_params, key), mesh)
+    validation = None
+    if validate is not None:
+        validation = jax.jit(make_validation(*validate, metrics, sizes))
+
+    with contextlib.ExitStack() as stack:
+        interrupt = stack.enter_context(Interrupt())
+        checkpoints = best = None
+        if directory is not None:
+            directory = Path(directory).absolute()
+            directory.mkdir(parents=True, exist_ok=True)
+            tasks, _ = jax.eval_shape(lambda: draw(sample, 0, key))
+            settings = describe(state, tasks, key)
+            checkpoints = Checkpoints(directory, keep, settings)
+            stack.callback(checkpoints.close)
+            state, best = checkpoints.latest(state) or (state, None)
+        begin = int(state.step)
+        if begin > steps:
+            raise ValueError(
+                f"`directory` {directory} holds a run of {begin} steps, more than"
+                f" `steps`={steps}. Pass more, or another directory."
+            )
+        log = Log(directory, begin, steps, progress, tensorboard)
+        stack.callback(log.close)
+        loop = Loop(
+            *(training, validation, key, steps, save_every),
+            *(interrupt, log, checkpoints),
+        )
+        state, best = loop.run(state, best)
+
+    return Fitted(
+        params=state.params,
+        opt_state=state.opt_state,
+        step=int(state.step),
+        history=log.records,
+        skipped=int(state.skipped.count),
+        first_skipped=loop.first_skipped(state),
+        best_params=None if best is None else jax.tree.map(jnp.asarray, best.params),
+        best_step=None if best is None else best.step,
+    )
+
+
+def _check_arguments(tx, steps, nonfinite, **counts):
+    _check.transform(tx)
+    _check.steps(steps)
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"`{name}` must be a count, at least 1; got {count!r}.")
+    if nonfinite not in ("raise", "skip"):
+        raise ValueError(f"`nonfinite` must be 'raise' or 'skip'; got {nonfinite!r}.")
+
+
+def _check_extras(has_aux, metrics, directory, tensorboard):
+    if metrics is not None and not has_aux:
+        raise ValueError(
+            "`metrics` reads what `task_loss` gives beside the loss: pass"
+            " `has_aux=True` with a task loss that gives `(loss, aux)`."
+        )
+    if tensorboard and directory is None:
+        raise ValueError("`tensorboard=True` needs a `directory` to write into.")
+
+
+def _check_key(key):
+    if not isinstance(key, jax.Array):
+        raise TypeError(
+            "`key` must be a PRNG key as `jax.random.key(0)` makes it; got a"
+            f" {type(key).__name__}."
+        )
+    return key
