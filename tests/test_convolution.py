@@ -70,6 +70,7 @@ POOLINGS = {
     "divides": (nn.max_pool, (2, 6, 4, 3), {"window_shape": (3, 2)}),
     "left over": (nn.max_pool, (2, 7, 5, 3), {"window_shape": (2, 2)}),
     "one axis": (nn.max_pool, (2, 7, 3), {"window_shape": (3,)}),
+    "many ties": (nn.max_pool, (2, 7, 4, 3), {"window_shape": (7, 4)}),
     "average": (nn.avg_pool, (2, 7, 4, 3), {"window_shape": (3, 2)}),
 }
 

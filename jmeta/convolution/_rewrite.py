@@ -31,7 +31,7 @@ def matmul_convs(
 
     The function is traced at each call, and every convolution in it is replaced, also
     inside `jax.jit`, `jax.checkpoint`, `jax.lax.scan` and `jax.lax.cond`. Max and sum
-    pooling over windows that do not overlap becomes a reduction. Grouped convolutions
+    pooling over windows that do not overlap becomes elementwise. Grouped convolutions
     (depthwise ones too), those inside a custom derivative rule, and everything else
     are left as they are.
 
