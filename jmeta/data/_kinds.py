@@ -9,9 +9,9 @@ Two letters are of one kind if
   Latin A, Greek Alpha and Cyrillic A; n and u.
 
 Whole kinds are dealt out to the splits, so that none of a test letter's variants is in
-training. Letters of several base letters, such as the ligature fi, are left out. Of
-letters that look alike in every font, upright, only the first is kept: a task could not
-tell them apart.
+training. Letters of several base letters, such as the ligature fi, are left out, and so
+are marks that Unicode counts as letters, such as primes. Of letters that look alike in
+every font, upright, only the first is kept: a task could not tell them apart.
 """
 
 import collections
@@ -31,14 +31,14 @@ _DEAL = tuple({".": "train", "v": "validation", "t": "test"}[c] for c in "....tv
 
 
 def base_letter(letter: str) -> str | None:
-    """What a letter is without case, accents, strokes; None if it is several letters.
+    """What a letter is without case, accents, strokes; None of a ligature or a mark.
 
     Example:
-        >>> base_letter("Ǻ"), base_letter("ø"), base_letter("ᴬ"), base_letter("ﬁ")
-        ('a', 'o', 'a', None)
+        >>> [base_letter(letter) for letter in ("Ǻ", "ø", "ᴬ", "ﬁ", "ʹ")]
+        ['a', 'o', 'a', None, None]
     """
     bare = _decomposed(letter)
-    if len(bare) != 1:
+    if len(bare) != 1 or unicodedata.category(bare) == "Lm":
         return None
     name = unicodedata.name(bare).partition(" WITH ")[0]
     try:

@@ -36,7 +36,7 @@ def glyphs(
     or if they look alike in some hand, upright or turned by a multiple of 90 degrees,
     as Latin A and Greek Alpha do, or n and u. Whole kinds are dealt out: 68 % of the
     letters train, 14 % validate, 18 % test. Letters that look alike in every hand
-    are one class; ligatures are left out.
+    are one class; ligatures and marks are left out.
 
     Args:
         split: "train", "validation" or "test".
