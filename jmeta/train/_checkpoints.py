@@ -3,6 +3,7 @@
 import json
 import os
 import warnings
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,10 +39,9 @@ class Checkpoints:
     Args:
         directory: Of the run.
         keep: How many of the last checkpoints are kept.
-        settings: What must be as it was when the run began, by name.
     """
 
-    def __init__(self, directory: Path, keep: int, settings: dict[str, str]) -> None:
+    def __init__(self, directory: Path, keep: int) -> None:
         self._ocp = _extras.load(
             "orbax.checkpoint",
             "examples",
@@ -59,7 +59,14 @@ class Checkpoints:
                 cleanup_tmp_directories=True,
             ),
         )
-        path = directory / "settings.json"
+
+    def claim(self, settings: dict[str, str]) -> None:
+        """Begin a run, or go on with one that began with these settings, by name.
+
+        Raises:
+            ValueError: The run in the directory began with others.
+        """
+        path = self.directory / "settings.json"
         if self._manager.all_steps():
             _compare(path, settings)
         else:
@@ -77,7 +84,9 @@ class Checkpoints:
         leaves["best"] = np.array([np.nan, -1] if best is None else best[:2])
         # orbax refuses arrays without entries, which need no saving
         leaves = {name: x for name, x in leaves.items() if x.size}
-        self._manager.save(step, args=self._ocp.args.StandardSave(leaves), force=True)
+        leaves["checksum"] = _checksum(leaves)
+        args = self._ocp.args.Composite(state=self._ocp.args.StandardSave(leaves))
+        self._manager.save(step, args=args, force=True)
 
     def latest(self, like: State) -> tuple[State, Best | None] | None:
         """The last state and the best parameters; None where there is no checkpoint.
@@ -106,14 +115,14 @@ class Checkpoints:
         self._manager.close()
 
     def _read(self, step, like):
-        saved = self._manager.restore(step, args=self._ocp.args.StandardRestore())
+        args = self._ocp.args.Composite(state=self._ocp.args.StandardRestore())
+        saved = self._manager.restore(step, args=args)["state"]
+        if saved.pop("checksum") != _checksum(saved):
+            raise ValueError("the checksum differs")
         leaves = []
         for i, leaf in enumerate(_data(like)):
             empty = np.zeros(leaf.shape, leaf.dtype)
-            value = saved[f"{i:05d}"] if leaf.size else empty
-            if (value.shape, value.dtype) != (leaf.shape, leaf.dtype):
-                raise ValueError(f"leaf {i} is {value.dtype}{list(value.shape)}")
-            leaves.append(value)
+            leaves.append(saved[f"{i:05d}"] if leaf.size else empty)
         return _from_data(leaves, like), saved["best"]
 
     def _set_aside(self, step, error):
@@ -155,6 +164,13 @@ def _data(tree):
     return [jax.random.key_data(x) if _is_key(x) else x for x in jax.tree.leaves(tree)]
 
 
+def _checksum(leaves):
+    total = 0
+    for name in sorted(leaves):
+        total = zlib.crc32(np.ascontiguousarray(leaves[name]).tobytes(), total)
+    return np.asarray(total, np.uint32)
+
+
 def _from_data(leaves, like):
     def put(value, leaf):
         if _is_key(leaf):
@@ -178,7 +194,7 @@ def _compare(path, settings):
     before = json.loads(path.read_text())
     differences = [
         f"`{name}` was {before.get(name, 'absent')}, now {settings.get(name, 'absent')}"
-        for name in {**before, **settings}
+        for name in {**settings, **before}
         if before.get(name) != settings.get(name)
     ]
     if differences:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.tree_util import keystr
+from jax.tree_util import keystr, tree_leaves_with_path
 from jax.typing import ArrayLike
 
 from jmeta._tree import cast_like, strong
@@ -159,10 +159,15 @@ def describe(state: State, tasks: PyTree, key: Key) -> dict[str, str]:
     else:
         data = str(key.tolist())
     described = {"key": data}
-    for tree in (state._asdict(), {"tasks": tasks}):
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            name = path[0].key + keystr(path[1:])
-            described[name] = f"{leaf.dtype}{list(leaf.shape)}"
+    parts = {
+        "params": state.params,
+        "tasks": tasks,
+        "opt_state": state.opt_state,
+        "totals": state.totals,
+    }
+    for part, tree in parts.items():
+        for path, leaf in tree_leaves_with_path(tree):
+            described[part + keystr(path)] = f"{leaf.dtype}{list(leaf.shape)}"
     return described
 
 

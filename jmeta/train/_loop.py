@@ -98,10 +98,10 @@ class Loop(NamedTuple):
         if step % self.training.log_every == 0 or step == self.steps:
             record = self._means(state) | {"rate": rate}
         if self.validation is not None and self._is_due(step):
-            found = self.validation(state.params, self.key)
-            found = {name: float(value) for name, value in found.items()}
-            record |= found
-            value = found["validation_loss"]
+            found = jax.device_get(self.validation(state.params, self.key))
+            value = float(found.pop("validation_loss"))
+            record["validation_loss"] = value
+            record |= {name: float(other) for name, other in found.items()}
             if value <= (np.inf if best is None else best.value):
                 best = Best(value, step, jax.tree.map(to_host, state.params))
         if record:

@@ -70,9 +70,8 @@ def make_validation(
                 "The function in `validate` must give a scalar for a task, or `(scalar,"
                 f" aux)`; got an array of shape {value.shape[1:]}."
             )
-        found = {"loss": value.mean()}
-        if aux is not None:
-            found |= _scalars(metrics, aux, tasks)
+        found = {} if aux is None else _scalars(metrics, aux, tasks)
+        found = {"loss": value.mean(), **found}
         return {f"validation_{name}": mean for name, mean in found.items()}
 
     return validate

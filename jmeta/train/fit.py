@@ -157,9 +157,9 @@ def fit(
             directory = Path(directory).absolute()
             directory.mkdir(parents=True, exist_ok=True)
             tasks, _ = jax.eval_shape(lambda: draw(sample, 0, key))
-            settings = describe(state, tasks, key)
-            checkpoints = Checkpoints(directory, keep, settings)
+            checkpoints = Checkpoints(directory, keep)
             stack.callback(checkpoints.close)
+            checkpoints.claim(describe(state, tasks, key))
             state, best = checkpoints.latest(state) or (state, None)
         begin = int(state.step)
         if begin > steps:
