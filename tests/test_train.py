@@ -121,11 +121,13 @@ def test_arguments_stay_whole_and_the_state_is_donated(monkeypatch):
     )
     params = meta_params()
     before = jax.tree.map(np.array, params)
+
     # its state begins with the parameters themselves, as that of averages does
-    tx = optax.GradientTransformation(
-        lambda params: params,
-        lambda grads, first, params: (jax.tree.map(lambda g: -0.1 * g, grads), first),
-    )
+    def update(updates, state, params=None):
+        del params
+        return jax.tree.map(lambda g: -0.1 * g, updates), state
+
+    tx = optax.GradientTransformation(lambda params: params, update)
     fitted = run(10, tx, meta_params=params, validate=None)
     assert_trees_close(params, before, 0.0)
     assert not np.array_equal(fitted.params["w"], before["w"])

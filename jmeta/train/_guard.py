@@ -1,5 +1,7 @@
 """Find what a step would poison: numbers that are not finite."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,18 +52,18 @@ def nonfinite(
 
 
 def blame(names: list[str], found: np.ndarray) -> str:
-    """The first leaf that was found, and how many others.
+    """The first leaf that was found, and how many others are as near to the cause.
 
     Example:
-        >>> blame(["gradient['w']", "loss", "params['w']"], np.array([1, 0, 1]))
-        "`gradient['w']` and 1 other leaf"
+        >>> blame(["gradient['v']", "gradient['w']", "loss"], np.array([1, 1, 1]))
+        "`gradient['v']` and 1 other leaf"
     """
-    first, *others = [name for name, bad in zip(names, found, strict=True) if bad]
+    bad = [name for name, is_bad in zip(names, found, strict=True) if is_bad]
+    kinds = [re.split(r"\W", name)[0] for name in bad]
+    others = kinds.count(kinds[0]) - 1
     if not others:
-        return f"`{first}`"
-    return (
-        f"`{first}` and {len(others)} other {'leaf' if len(others) == 1 else 'leaves'}"
-    )
+        return f"`{bad[0]}`"
+    return f"`{bad[0]}` and {others} other {'leaf' if others == 1 else 'leaves'}"
 
 
 def _leaves(tree):

@@ -128,8 +128,8 @@ class Loop(NamedTuple):
         self._save(state, best)
         names = _guard.names(state.params, state.opt_state)
         raise FloatingPointError(
-            f"Step {state.step} must be finite; {_guard.blame(names, bad)} is not. The"
-            " parameters before it are untouched. Its tasks are"
+            f"Step {state.step} must be finite; not finite: {_guard.blame(names, bad)}."
+            " The parameters before it are untouched. Its tasks are"
             f" `sample(jax.random.split(jax.random.fold_in(key, {state.step}))[0])`."
             f" Pass `nonfinite='skip'` to leave such steps out. {self._how_to_go_on()}"
         )
