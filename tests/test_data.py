@@ -1,5 +1,7 @@
 """What every sampler promises, and what tasks from arrays and curves consist of."""
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -194,8 +196,10 @@ def test_distortion_is_an_affine_map_of_its_own_for_each_image(key):
     images, labels = np.repeat(ramps, 6, axis=0), np.arange(6) % 2
 
     def draw(distortion):
-        sizes = {"ways": 2, "shots": 1, "queries": 2}
-        task = data.from_arrays(images, labels, **sizes, distortion=distortion)(key)
+        sample = data.from_arrays(
+            images, labels, ways=2, queries=2, distortion=distortion
+        )
+        task = sample(key)
         return np.concatenate([task.support[0], task.query[0]])
 
     assert_trees_close(draw(0.0), images, F32)
@@ -219,7 +223,7 @@ def test_distortion_is_an_affine_map_of_its_own_for_each_image(key):
 
 
 IMAGES, LABELS = numbered()
-FLAT = {"ways": 2, "shots": 1, "queries": 1}
+FLAT: dict[str, Any] = {"ways": 2, "shots": 1, "queries": 1}
 
 
 @pytest.mark.parametrize(
@@ -261,7 +265,11 @@ FLAT = {"ways": 2, "shots": 1, "queries": 1}
             "`shots` must be an integer from 1; got 0",
         ),
         (lambda: data.sinusoid(queries=0), ValueError, "`queries` must be .* got 0"),
-        (lambda: data.harmonics(shots=2.5), ValueError, "`shots` must be .* got 2.5"),
+        (
+            lambda: data.harmonics(shots=cast(int, 2.5)),
+            ValueError,
+            "`shots` must be .* got 2.5",
+        ),
         (
             lambda: data.batch(data.sinusoid(), 0),
             ValueError,

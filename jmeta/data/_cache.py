@@ -49,8 +49,9 @@ def cached(name: str, names: Collection[str], make: Callable[[], Arrays]) -> Arr
 
 def _read(path: pathlib.Path) -> Arrays | None:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        # opened here: `np.load` leaves a file open that is no archive
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
     except Exception:  # a damaged archive raises almost anything
         return None
 
