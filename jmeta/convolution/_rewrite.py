@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import primitives
 
+from jmeta.convolution import _sums
 from jmeta.convolution._choice import by_shape
 from jmeta.convolution._pooling import max_pool, sum_pool
 from jmeta.convolution._product import Convolution, Product
@@ -20,7 +21,11 @@ Rules = dict[jex.Primitive, Rule]
 
 
 def matmul_convs(
-    apply_fn: Callable[..., Any], *, product: Product = by_shape, pooling: bool = True
+    apply_fn: Callable[..., Any],
+    *,
+    product: Product = by_shape,
+    pooling: bool = True,
+    sums: bool = True,
 ) -> Callable[..., Any]:
     """Return the same function with its convolutions as matrix products.
 
@@ -31,7 +36,9 @@ def matmul_convs(
 
     The function is traced at each call, and every convolution in it is replaced, also
     inside `jax.jit`, `jax.checkpoint`, `jax.lax.scan` and `jax.lax.cond`. Max and sum
-    pooling over windows that do not overlap becomes elementwise. Grouped convolutions
+    pooling over windows that do not overlap becomes elementwise. On CPU a sum over the
+    pixels of images whose channels come last, as BatchNorm takes it, becomes a product
+    with ones, and so does what spreads a value over them. Grouped convolutions
     (depthwise ones too), those inside a custom derivative rule, and everything else
     are left as they are.
 
@@ -41,6 +48,8 @@ def matmul_convs(
             this convolution as it is: `jmeta.convolution.patches`, `winograd`,
             `by_shape`, which chooses between them, or a function of yours.
         pooling: Replace pooling too.
+        sums: Replace sums over pixels too: they take a quarter of the time of a
+            hypergradient through BatchNorm.
 
     Returns:
         A function with the arguments and results of `apply_fn`.
@@ -62,6 +71,8 @@ def matmul_convs(
     if pooling:
         rules[primitives.reduce_window_max_p] = functools.partial(_pool, max_pool)
         rules[primitives.reduce_window_sum_p] = functools.partial(_pool, sum_pool)
+    if sums and jax.default_backend() == "cpu":
+        rules |= _sums.RULES
 
     @functools.wraps(apply_fn)
     def rewritten(*args: Any, **kwargs: Any) -> Any:
@@ -133,7 +144,7 @@ _WRAPPERS = {
 
 def _has_target(eqn: jex.JaxprEqn, rules: Rules) -> bool:
     if eqn.primitive not in _WRAPPERS:
-        return eqn.primitive in rules
+        return eqn.primitive in rules and not _sums.leaves_alone(eqn)
     inner = eqn.params[_WRAPPERS[eqn.primitive]]
     jaxprs = inner if isinstance(inner, tuple) else (inner,)
     return any(_has_target(inside, rules) for j in jaxprs for inside in j.eqns)
