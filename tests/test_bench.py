@@ -19,6 +19,7 @@ ROWS = {
     "transformer": 5,
     "scaling": 4,
     "plan": 10,
+    "higher_port": 1,
 }
 QUICK = ("toy", "maml_sinusoid")
 SCRIPTS = [
