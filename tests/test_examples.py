@@ -134,7 +134,7 @@ def test_maml_adapts_in_one_step(seed, tmp_path):
         results = maml_sinusoid.main(["--seed", str(seed), "--out", out])
     assert 5 * results["MAML"][1] <= results["pretrained"][1]
     if seed == 0:
-        promised(maml_sinusoid, "0.37 after one step, against about 2.4")
+        promised(maml_sinusoid, "0.36 after one step, against about 2.5")
         # other machines round otherwise, which 30 000 steps make visible
-        assert_trees_close(results["MAML"][1], 0.37, 0.1)
-        assert_trees_close(results["pretrained"][1], 2.4, 0.1)
+        assert_trees_close(results["MAML"][1], 0.36, 0.1)
+        assert_trees_close(results["pretrained"][1], 2.5, 0.1)
