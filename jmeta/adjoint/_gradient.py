@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jmeta._checkpoint import keep
+from jmeta._checkpoint import computed_once, keep
 from jmeta._tree import is_inexact
 from jmeta._typing import PyTree
 from jmeta.adjoint._base import Gradient, Objective
@@ -45,6 +45,8 @@ def mixed_gradient(objective: Objective) -> Gradient:
     def backward(args, cotangents):
         params, *rest = args
         (loss_bar, extra_bar), v = cotangents
+        # slices of what is stored and the optimizer's arithmetic, each used many times
+        params, v = computed_once((params, v))
         leaves, treedef = jax.tree.flatten(rest)
         floats = [x for x in leaves if is_inexact(x)]
 
