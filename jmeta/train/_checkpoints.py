@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jmeta._typing import PyTree
 from jmeta.train import _extras
@@ -22,7 +24,7 @@ class Best(NamedTuple):
     Attributes:
         value: Their validation loss.
         step: How many steps they had taken.
-        params: On the host; None where their checkpoint is lost.
+        params: On the host.
     """
 
     value: float
@@ -94,36 +96,34 @@ class Checkpoints:
         Structure, dtypes and devices are those of `like`.
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                state, (value, best_step) = self._read(step, like)
-            except Exception as error:  # whatever a damaged file brings about
-                self._set_aside(step, error)
+            saved = self._read(step)
+            if saved is None:
                 continue
-            if best_step < 0:
+            state = _state(saved, like)
+            value, best_step = float(saved["best"][0]), int(saved["best"][1])
+            saved = None if best_step < 0 else self._read(best_step)
+            if saved is None:
                 return state, None
-            self._best_step = int(best_step)
-            try:
-                best, _ = self._read(self._best_step, like)
-            except Exception as error:
-                self._set_aside(self._best_step, error)
-                return state, None
-            return state, Best(float(value), self._best_step, best.params)
+            self._best_step = best_step
+            params = jax.tree.map(to_host, _state(saved, like).params)
+            return state, Best(value, best_step, params)
         return None
 
     def close(self) -> None:
         """Wait until all is written."""
         self._manager.close()
 
-    def _read(self, step, like):
+    def _read(self, step):
+        """What was saved, or None if it cannot be read; it is out of the way then."""
         args = self._ocp.args.Composite(state=self._ocp.args.StandardRestore())
-        saved = self._manager.restore(step, args=args)["state"]
-        if saved.pop("checksum") != _checksum(saved):
-            raise ValueError("the checksum differs")
-        leaves = []
-        for i, leaf in enumerate(_data(like)):
-            empty = np.zeros(leaf.shape, leaf.dtype)
-            leaves.append(saved[f"{i:05d}"] if leaf.size else empty)
-        return _from_data(leaves, like), saved["best"]
+        try:
+            saved = self._manager.restore(step, args=args)["state"]
+            if saved.pop("checksum") != _checksum(saved):
+                raise ValueError("its checksum differs")
+        except Exception as error:  # whatever a damaged file brings about
+            self._set_aside(step, error)
+            return None
+        return saved
 
     def _set_aside(self, step, error):
         path = self.directory / "checkpoints" / str(step)
@@ -154,7 +154,7 @@ class _LatestAndBest:
         return [x.step in latest or x.step == best for x in checkpoints]
 
 
-def to_host(leaf: jax.Array) -> np.ndarray:
+def to_host(leaf: ArrayLike) -> np.ndarray:
     """A copy, which the device may not write over."""
     return np.array(jax.device_get(leaf))
 
@@ -171,18 +171,22 @@ def _checksum(leaves):
     return np.asarray(total, np.uint32)
 
 
-def _from_data(leaves, like):
-    def put(value, leaf):
+def _state(saved, like):
+    """The state that was saved, on the devices of `like`."""
+    leaves, treedef = jax.tree.flatten(like)
+    placed = []
+    for i, (leaf, data) in enumerate(zip(leaves, _data(like), strict=True)):
+        empty = np.zeros(data.shape, data.dtype)
+        value = saved[f"{i:05d}"] if data.size else empty
         if _is_key(leaf):
-            value = jax.random.wrap_key_data(value, impl=jax.random.key_impl(leaf))
-        return jax.device_put(value, leaf.sharding)
-
-    likes, treedef = jax.tree.flatten(like)
-    return treedef.unflatten(map(put, leaves, likes))
+            impl = jax.random.key_impl(leaf)
+            value = jax.random.wrap_key_data(jnp.asarray(value), impl=impl)
+        placed.append(jax.device_put(value, leaf.sharding))
+    return treedef.unflatten(placed)
 
 
 def _is_key(x):
-    return jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def _compare(path, settings):

@@ -104,7 +104,7 @@ def _scalars(metrics, aux, tasks):
             f" {type(found).__name__}."
         )
     for name, value in found.items():
-        if name in ("step", "loss", "rate", "skipped"):
+        if name in ("step", "loss", "rate", "skipped", "first_skipped"):
             raise ValueError(f"A metric cannot be named {name!r}, which `fit` writes.")
         if jnp.shape(value):
             raise ValueError(

@@ -27,7 +27,9 @@ class Fitted(NamedTuple):
         params: The meta-parameters after the last step.
         opt_state: The state of the outer transform.
         step: How many steps were taken, those of earlier processes included.
-        history: A dict for each log and validation, as in `metrics.jsonl`.
+        history: A dict for each log and validation, as in `metrics.jsonl`: `step`,
+            `loss`, the metrics, `skipped` so far, `rate` in steps per second,
+            `validation_loss`. A number that is not finite is None.
         skipped: How many steps were refused because they were not finite.
         first_skipped: The first of these and what was not finite in it, such as
             `(37, "`gradient['w']`")`; None without one.
@@ -89,10 +91,10 @@ def fit(
         has_aux: `task_loss` gives `(loss, aux)`.
         metrics: `(aux, tasks) -> {name: scalar}` with aux stacked along the tasks:
             logged beside the loss. Needs `has_aux`.
-        validate: `(fn, sample)`: at every `save_every` steps the mean of `fn`, a task
-            loss or another measure of which less is better, over the tasks that this
-            `sample` draws, always the same ones. Where `fn` gives `(value, aux)`,
-            `metrics` is applied too.
+        validate: `(fn, sample)`: at every `save_every` steps and the last the mean of
+            `fn`, a task loss or another measure of which less is better, over the tasks
+            that this `sample` draws, always the same ones. Where `fn` gives `(value,
+            aux)`, `metrics` is applied too.
         chunk_size: Tasks at a time, as in `task_value_and_grad`, and so is `mesh`.
         mesh: See `chunk_size`.
 
