@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from examples import maml_sinusoid
 from jmeta import Task, data
-from tests.helpers import F32, F64_SAME, assert_trees_close
+from tests.helpers import F32, assert_trees_close
 
 COUNTS = (5, 3, 7, 4, 3, 6)
 """Images in each class of `NUMBERED`."""
@@ -77,11 +76,6 @@ def test_sampler_is_a_pytree_of_its_data(name):
     assert_trees_close(draw(sample, key), jax.jit(sample)(key), F32, F32)
     jaxpr = jax.make_jaxpr(lambda sample, key: sample(key))(sample, key)
     assert all(np.size(const) < sample.images.size for const in jaxpr.consts)
-
-
-def test_sinusoid_is_that_of_the_example(key):
-    sample = data.sinusoid(shots=maml_sinusoid.SHOTS, queries=maml_sinusoid.SHOTS)
-    assert_trees_close(sample(key), maml_sinusoid.sample_task(key), F64_SAME)
 
 
 def test_sinusoid_has_its_amplitude_phase_and_inputs():

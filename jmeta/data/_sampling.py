@@ -1,11 +1,13 @@
 """N-way K-shot tasks from images that lie sorted by class."""
 
 import dataclasses
+import itertools
+import math
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.ndimage import map_coordinates
+import numpy as np
 
 from jmeta._typing import Key
 from jmeta.tasks import Task
@@ -58,58 +60,88 @@ class FewShot:
             A task with support x `[N * K, height, width, channels]`, float32, and y
             `[N * K]`, int32; the query has Q in place of K.
         """
-        class_key, image_key, turn_key, distortion_key = jax.random.split(key, 4)
         each = self.shots + self.queries
+        class_scores, image_scores, turns, noise = _uniform(
+            *(key, self.counts.shape, (self.ways, self.most), (self.ways,)),
+            (self.ways, each, 2, 3) if self.distortion else (0,),
+        )
         # the highest of some scores: as many different places, with equal chances
-        draw = partial(jax.random.uniform, dtype=jnp.float32)
-        classes = jax.lax.top_k(draw(class_key, self.counts.shape), self.ways)[1]
+        classes = jax.lax.top_k(class_scores, self.ways)[1]  # [N]
         there = jnp.arange(self.most)[None] < self.counts[classes][:, None]
-        scores = jnp.where(there, draw(image_key, there.shape), -1.0)
-        within = jax.lax.top_k(scores, each)[1]  # [N, K + Q]
-        x = self.images[self.first[classes][:, None] + within]
-        if x.dtype == jnp.uint8:
-            x = x.astype(jnp.float32) / 255
-        if self.rotations:
-            turns = jax.random.bits(turn_key, (self.ways,), jnp.uint8) % 4
-            x = jax.vmap(_turn)(x, turns)
-        if self.distortion:
-            x = _distort(x, distortion_key, self.distortion)
+        within = jax.lax.top_k(jnp.where(there, image_scores, -1.0), each)[1]
+        chosen = self.first[classes][:, None] + within  # [N, K + Q]
+        x = self._show(chosen, turns, noise)  # [N, K + Q, height, width, channels]
         y = jnp.arange(self.ways, dtype=jnp.int32)[:, None]
-        y = jnp.broadcast_to(y, x.shape[:2])
+        y = jnp.broadcast_to(y, chosen.shape)
         parts = slice(None, self.shots), slice(self.shots, None)
         support, query = ((_flat(x[:, p]), _flat(y[:, p])) for p in parts)
         return Task(support=support, query=query)
 
+    def _show(self, chosen, turns, noise):
+        if not (self.rotations or self.distortion):
+            return _as_float(self.images[chosen])
+        maps = jnp.eye(2, 3, dtype=jnp.float32)[None, None]
+        if self.rotations:
+            maps = jnp.asarray(_TURNS)[jnp.floor(4 * turns).astype(jnp.int32)][:, None]
+        if self.distortion:
+            maps = maps + self.distortion * (2 * noise - 1)
+        maps = jnp.broadcast_to(maps, (*chosen.shape, 2, 3))
+        show = lambda each: _through_maps(self.images, *each)
+        # class by class: as one computation without a loop, XLA would draw the random
+        # numbers anew for every pixel, which takes ten times as long
+        return jax.lax.map(show, (chosen, maps))
 
-def _turn(x, turns):
-    """Turn images `[..., H, W, C]` by a number of quarter turns that is traced."""
-    turned = [partial(jnp.rot90, k=k, axes=(-3, -2)) for k in range(4)]
-    return jax.lax.switch(turns, turned, x)
+
+_TURNS = np.array(
+    [
+        *([[1, 0, 0], [0, 1, 0]], [[0, 1, 0], [-1, 0, 0]]),
+        *([[-1, 0, 0], [0, -1, 0]], [[0, -1, 0], [1, 0, 0]]),
+    ],
+    np.float32,
+)
+"""The affine maps of the four quarter turns."""
 
 
-def _distort(x, key, distortion):
-    """Show each image `[N, K + Q, H, W, C]` through an affine map of its own.
+def _uniform(key, *shapes):
+    """Uniform numbers from 0 to 1 of several shapes; one draw compiles the fastest."""
+    sizes = [math.prod(shape) for shape in shapes]
+    # float32: the same numbers in every precision
+    drawn = jax.random.uniform(key, (sum(sizes),), jnp.float32)
+    parts = jnp.split(drawn, list(itertools.accumulate(sizes[:-1])))
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
-        image(u) <- image(u + distortion * (a u + b))
 
-    with u from -1 to 1 across the image and a [2, 2], b [2] uniform from -1 to 1.
+def _through_maps(images, chosen, maps):
+    """The chosen images `[n]`, each seen through its affine map `[2, 3]`.
+
+        seen(u) = image(map[:, :2] u + map[:, 2] * half)
+
+    where u is a pixel's place from the middle, and half that of the edge. Between
+    pixels it is bilinear; beyond the edge lie the outermost ones.
     """
-    flat = _flat(x)
-    count, height, width, _ = flat.shape
-    noise = jax.random.uniform(key, (count, 2, 3), jnp.float32, -1.0, 1.0)
-    rows, columns = jnp.meshgrid(_across(height), _across(width), indexing="ij")
-    u = jnp.stack([rows, columns, jnp.ones_like(rows)])  # [3, H, W]
-    moved = u[None, :2] + distortion * jnp.einsum("nij,jhw->nihw", noise, u)
-    # back to pixels: half a pixel lies between the edge and the first one's centre
-    half = jnp.array([height, width], jnp.float32)[None, :, None, None] / 2
-    show = partial(map_coordinates, order=1, mode="nearest")
-    channels = jax.vmap(show, in_axes=(-1, None), out_axes=-1)
-    return jax.vmap(channels)(flat, (moved + 1) * half - 0.5).reshape(x.shape)
+    height, width = images.shape[1:3]
+    middle = np.array([height - 1, width - 1], np.float32)[:, None, None] / 2
+    u = np.mgrid[:height, :width].astype(np.float32) - middle  # [2, height, width]
+    a = maps[..., None, None]  # [n, 2, 3, 1, 1]
+    half = np.array([height, width], np.float32)[:, None, None] / 2
+    # written out, since a matrix product would be rounded on accelerators
+    place = a[:, :, 0] * u[0][None, None] + a[:, :, 1] * u[1][None, None]
+    place = place + a[:, :, 2] * half[None] + middle[None]  # [n, 2, height, width]
+    before = jnp.floor(place)
+
+    def corner(down, right):
+        row = jnp.clip(before[:, 0] + down, 0, height - 1).astype(jnp.int32)
+        column = jnp.clip(before[:, 1] + right, 0, width - 1).astype(jnp.int32)
+        return _as_float(images[chosen[:, None, None], row, column])
+
+    down, right = jnp.moveaxis((place - before)[..., None], 1, 0)
+    upper = (1 - right) * corner(0, 0) + right * corner(0, 1)
+    lower = (1 - right) * corner(1, 0) + right * corner(1, 1)
+    return (1 - down) * upper + down * lower
 
 
-def _across(size):
-    """Where the centres of the pixels lie, from -1 to 1."""
-    return (jnp.arange(size, dtype=jnp.float32) + 0.5) * (2 / size) - 1
+def _as_float(x):
+    return x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
 
 
 def _flat(x):
