@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from examples import noisy_labels, schedules_digits
+from examples import implicit_hpo, noisy_labels, schedules_digits
 from tests.helpers import assert_trees_close
 from tests.test_examples import assert_pictures, printed, promised
 
@@ -78,3 +78,28 @@ def test_weights_recover_more_than_half_of_what_the_noise_cost(tmp_path):
     found = clean, noisy, few, reweighted
     for accuracy, promise in zip(found, (0.97, 0.80, 0.90, 0.94), strict=True):
         assert abs(accuracy - promise) < 0.03
+
+
+def test_implicit_hpo(tmp_path, capsys):
+    results = full_size(implicit_hpo, tmp_path, "--meta-steps", "2")
+    told = printed(capsys)
+    for name, (penalties, before, after, error) in results.items():
+        assert len(set(penalties.tolist())) == len(penalties)
+        assert after[0] < before[0]
+        assert error < 1e-5
+        assert f"{name} largest relative error of the gradient {error:.0e}" in told
+        assert f"learned {after[1]:.3f}" in told
+    assert_pictures(tmp_path / "new", "picture")
+
+
+@pytest.mark.slow
+def test_implicit_gradients_are_those_of_the_closed_form(tmp_path):
+    results = full_size(implicit_hpo, tmp_path)
+    assert max(float(error) for *_, error in results.values()) < 1e-4
+    promised(implicit_hpo, "less than 1e-4 of their size", "falls from 0.33, with")
+    promised(implicit_hpo, "penalties, to 0.27", "0.11 to 0.12 while its validation")
+    promised(implicit_hpo, "loss falls from 0.11 to 0.02")
+    (_, *ridge, _), (_, *logistic, _) = results["ridge"], results["logistic"]
+    assert_trees_close(jnp.array(ridge)[:, 1], jnp.array([0.33, 0.27]), 0.03)
+    expected = jnp.array([[0.11, 0.11], [0.02, 0.12]])
+    assert jnp.abs(jnp.array(logistic) - expected).max() < 0.006
