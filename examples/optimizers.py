@@ -1,4 +1,4 @@
-"""Four pictures of what drives an optimizer: rate, momentum, averages and schedules.
+"""Three pictures of what drives an optimizer: rate, momentum and averages.
 
 Descent on y = (2 x)^2 from x = 2, where a step multiplies x by 1 - 8 lr: exact at lr
 0.125, diverging at 1; momentum helps a small lr. Exponential averages: the newest value
@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 
 import jmeta
-from jmeta import schedules
 
 RATES, MOMENTA = (0.01, 0.03, 0.125, 0.2, 1.0), (0.0, 0.5)
 BETAS = (0.98, 0.95, 0.9, 0.8)
@@ -53,44 +52,22 @@ def weights(beta):
     return jax.grad(newest)(jnp.zeros(100))[::-1]
 
 
-def all_schedules():
-    warm_up = schedules.linear_lr(0.1, start_factor=0.1, total_iters=20)
-    decay = schedules.exponential_lr(0.1, gamma=0.97)
-    restarts = schedules.cosine_annealing_warm_restarts(0.1, T_0=15, T_mult=2)
-    return {
-        "step_lr": schedules.step_lr(0.1, 25, gamma=0.5),
-        "multi_step_lr": schedules.multi_step_lr(0.1, [20, 60, 80], gamma=0.5),
-        "constant_lr": schedules.constant_lr(0.1, factor=0.5, total_iters=40),
-        "linear_lr": schedules.linear_lr(0.1, start_factor=0.2, total_iters=60),
-        "exponential_lr": decay,
-        "polynomial_lr": schedules.polynomial_lr(0.1, total_iters=80, power=2.0),
-        "lambda_lr": schedules.lambda_lr(0.1, lambda step: 1 / (1 + step / 20)),
-        "cosine_annealing_lr": schedules.cosine_annealing_lr(0.1, T_max=50),
-        "cosine_…_warm_restarts": restarts,
-        "one_cycle_lr": schedules.one_cycle_lr(0.1, total_steps=100),
-        "cyclic_lr": schedules.cyclic_lr(0.02, 0.1, 12, mode="triangular2"),
-        "sequential_lr": schedules.sequential_lr([warm_up, decay], [20]),
-    }
-
-
 def draw(path, panels, legend="", lines=LINES, **labels):
     """Titled panels of curves, told apart in grey too, with one legend."""
     from matplotlib.figure import Figure
 
-    rows, columns = -(-len(panels) // 4), min(4, len(panels))
     # without pyplot a figure is drawn by Agg, with or without a screen
-    figure = Figure(figsize=(7.5, 1.5 + 1.5 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for axes, (title, curves) in zip(grid.flat, panels.items(), strict=True):
+    figure = Figure(figsize=(7.5, 3), layout="constrained")
+    row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, curves) in zip(row, panels.items(), strict=True):
         for line, (label, y) in zip(lines, curves.items(), strict=False):
             axes.plot(y, line, markersize=3, label=label)
         axes.set_title(title, fontsize=9)
         axes.set(**labels)
         axes.label_outer()
-    if len(curves) > 1:
-        handles = axes.get_legend_handles_labels()
-        figure.legend(*handles, loc="outside right center", title=legend)
-    figure.savefig(path, dpi=150)
+    handles = axes.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside right center", title=legend)
+    figure.savefig(path, dpi=80)
     print(f"wrote {path}")
 
 
@@ -133,9 +110,6 @@ def main(argv=None):
     labels = {"xlabel": "step", "ylabel": "value"}
     lines = ("y.", "k-", "C3-", "C0--", "C0:")
     draw(args.out / "averages.png", {"": curves}, lines=lines, **labels)
-
-    rates = {name: {"": lr(jnp.arange(100))} for name, lr in all_schedules().items()}
-    draw(args.out / "schedules.png", rates, xlabel="step", ylabel="lr")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from examples import autograd, maml_sinusoid, optimizers
+from examples import (
+    autograd,
+    maml_sinusoid,
+    optimizers,
+    schedules as schedules_example,
+)
 from jmeta import schedules
 from tests.helpers import F64_SAME, F64_TORCH, assert_trees_close
 from tests.reference.read import case
@@ -103,12 +108,23 @@ def test_optimizers(tmp_path, capsys):
         "error 0.344 0.191 0.149 0.172",
     ):
         assert line in told
-    pictures = "averages", "descents", "schedules", "weights"
-    assert_pictures(tmp_path / "new", *pictures)
+    assert_pictures(tmp_path / "new", "averages", "descents", "weights")
+
+
+def test_schedules(tmp_path, capsys):
+    with jax.enable_x64(False):
+        schedules_example.main(["--out", str(tmp_path / "new" / "schedules.png")])
+    told = printed(capsys)
+    line = "step_lr 0.025, exponential_lr 0.0218, cosine_annealing_lr 0, sequential_lr"
+    for words in promised(schedules_example, f"{line} 0.0401")[0].split(", "):
+        assert words in told
+    assert_pictures(tmp_path / "new", "schedules")
 
 
 def test_every_schedule_is_drawn():
-    drawn = {name.replace("…", "annealing") for name in optimizers.all_schedules()}
+    drawn = {
+        name.replace("…", "annealing") for name in schedules_example.all_schedules()
+    }
     rates = {name for name in dir(schedules) if name.endswith("_lr")}
     assert drawn == rates | {"cosine_annealing_warm_restarts"}
 
