@@ -73,7 +73,6 @@ def distill(key, steps, meta_steps):
 
 
 def real_images(key):
-    """One random training image of each digit."""
     order = jax.random.permutation(key, TRAIN)
     first = lambda digit: order[(Y[order] == digit).argmax()]
     return X[jax.vmap(first)(CLASSES)]
@@ -83,9 +82,10 @@ def draw(images, path):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 1.8), layout="constrained")
-    for row, pixels in enumerate(images.values()):
-        for ax_at, image in enumerate(pixels):
-            ax = figure.add_subplot(2, 10, 1 + 10 * row + ax_at)
+    axes = figure.subplots(2, 10)
+    for row, (name, pixels) in zip(axes, images.items(), strict=True):
+        row[0].set_ylabel(name)
+        for ax, image in zip(row, pixels, strict=True):
             ax.imshow(image.reshape(8, 8), cmap="gray_r")
             ax.set(xticks=[], yticks=[])
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,6 @@ def main(argv=None):
     keys = jax.random.split(test_key, 20)
 
     def accuracy(images_of, lr, steps):
-        """Mean over networks."""
         model = lambda key: train(images_of(key), lr, key, steps)
         hits = jax.vmap(lambda key: model(key)(X[TEST]).argmax(-1) == Y[TEST])(keys)
         return float(hits.mean())
