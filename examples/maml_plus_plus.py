@@ -1,9 +1,9 @@
 """MAML++ against MAML on sine curves.
 
 Both adapt by five steps of SGD from meta-learned weights. MAML++ also learns a rate for
-each layer and step, begins with first-order gradients, and is judged after every step
-at first, after the last alone in the end. Expect a test MSE after five steps of about
-0.13, against about 0.45 for MAML with the same number of meta-steps.
+each layer and step; at first its gradients are of first order and it is judged after
+every step. Expect a test MSE after five steps of about 0.13, against about 0.45 for
+MAML with as many meta-steps.
 
     python examples/maml_plus_plus.py
 """
@@ -29,6 +29,7 @@ mse = lambda outputs, targets: jnp.mean((outputs - targets) ** 2)
 
 def train(build, meta_params, tx, key, meta_steps, name):
     """Learn the mean over 25 tasks of the loss that `build(epoch, order)` gives."""
+
     def run(carry, keys, epoch, order):
         step = jmeta.task_value_and_grad(build(epoch, order), has_aux=True)
 
@@ -67,13 +68,12 @@ def draw(results, lr, path):
     for (name, errors), style in zip(results.items(), ("o--", "s-"), strict=True):
         left.semilogy(STEPS_SHOWN, errors, style, ms=4, label=name)
     left.set(xlabel="inner step", ylabel="test MSE", xticks=STEPS_SHOWN)
-    left.legend(frameon=False)
-    right.axhline(LR, color="0.7", lw=1)
     for i, rates in enumerate(lr["layers"].values()):
         for name, style in (("kernel", "-"), ("bias", ":")):
             label = f"layer {i + 1}, {name}"
             right.plot(rates[name], f"C{i}{style}", label=label)
     right.set(xlabel="inner step (from 0)", ylabel="learned rate")
+    left.legend(frameon=False)
     right.legend(frameon=False, fontsize="small", bbox_to_anchor=(1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
