@@ -74,8 +74,7 @@ def learn(predict, params, data, meta_steps):
 
 
 def f1(logits, y):
-    found = logits > 0
-    return float(2 * (found * y).sum() / (found.sum() + y.sum()))
+    return float(2 * ((logits > 0) * y).sum() / ((logits > 0).sum() + y.sum()))
 
 
 def draw(by_step, plain, path):
@@ -97,10 +96,8 @@ def main(argv=None):
     parser.add_argument("--out", type=pathlib.Path, default="out/deep_energy.png")
     args = parser.parse_args(argv)
     train, (x, y) = load()
-    (local, local_params), (joint, joint_params) = (
-        network(WORDS, 16, LABELS),
-        network(LABELS, 16, 1),
-    )
+    local, local_params = network(WORDS, 16, LABELS)
+    joint, joint_params = network(LABELS, 16, 1)
     infer = make_infer(local, joint, args.steps)
     params = {"local": local_params, "joint": joint_params}
     plain, plain_params = network(WORDS, 21, LABELS)
@@ -109,11 +106,9 @@ def main(argv=None):
     by_step = [f1(logits, y) for logits in found]
     learned = learn(predict, plain_params, train, args.meta_steps)
     of_plain = f1(plain(learned, x), y)
-    size = lambda params: sum(p.size for p in jax.tree.leaves(params))
-    print(
-        f"energy, {args.steps} steps, {size(params)} parameters: F1 {by_step[-1]:.3f}"
-    )
-    print(f"feed-forward, {size(plain_params)} parameters: F1 {of_plain:.3f}")
+    sizes = [sum(p.size for p in jax.tree.leaves(ps)) for ps in (params, plain_params)]
+    print(f"energy, {args.steps} steps, {sizes[0]} parameters: F1 {by_step[-1]:.3f}")
+    print(f"feed-forward, {sizes[1]} parameters: F1 {of_plain:.3f}")
     draw(by_step, of_plain, args.out)
     return by_step, of_plain
 

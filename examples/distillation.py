@@ -2,7 +2,7 @@
 
 Images, one for each of scikit-learn's digits, and a learning rate are learned through
 the 20 steps of SGD that train a small network on them, from new random weights each
-time. Expect a mean test accuracy of 20 further networks of about 86 %, against 64 % by
+time. Expect a mean test accuracy of 20 further networks of about 93 %, against 64 % by
 200 steps on ten random real images with the best of five learning rates.
 
     python examples/distillation.py
@@ -48,8 +48,8 @@ def train(images, lr, key, steps):
 
 
 def distill(key, steps, meta_steps):
-    """Images and rate by Adam on the loss of what they teach four new networks."""
-    rate = optax.cosine_decay_schedule(0.01, meta_steps)
+    """Images and rate by Adam on the loss of what they teach eight new networks."""
+    rate = optax.cosine_decay_schedule(0.005, meta_steps)
     tx = optax.chain(optax.clip_by_global_norm(0.1), optax.adam(rate))
 
     def meta_loss(free, key):
@@ -67,7 +67,7 @@ def distill(key, steps, meta_steps):
         return (optax.apply_updates(free, updates), opt_state), None
 
     free = real_images(key), jnp.log(jnp.full((), 0.1, float))
-    carry, keys = (free, tx.init(free)), jax.random.split(key, (meta_steps, 4))
+    carry, keys = (free, tx.init(free)), jax.random.split(key, (meta_steps, 8))
     images, log_lr = jax.lax.scan(meta_step, carry, keys)[0][0]
     return images, jnp.exp(log_lr)
 
