@@ -79,6 +79,9 @@ def lbfgs(
         and gradients that a `grad_callback` changed are used in the first iteration
         only, the others take the gradient of `value_fn`.
 
+        The default tolerances stop while the gradient is still about 1e-5. To reach
+        the `tol` of `jmeta.Implicit` set both to 0.
+
     References:
         Liu and Nocedal (1989), On the limited memory BFGS method for large scale
         optimization, Mathematical Programming 45. Schmidt (2005), minFunc.
