@@ -2,11 +2,11 @@
 
 From one image of each of five letters the net tells others apart after a gradient step,
 tested on letters of which it saw no variant. Expect an accuracy of about 94 %, against
-20 % without the step, which is chance, and 37 % with the step from random weights. The
-second line is a full run in the papers' sizes, of some ten minutes.
+20 % without the step, which is chance, and 37 % with the step from random weights; of
+98 % with `--shots 5`. The net and steps of the papers, below, reach 96 % in minutes.
 
     python examples/glyphs_maml.py
-    python examples/glyphs_maml.py --channels 64 --steps 5 --meta-steps 4000
+    python examples/glyphs_maml.py --channels 64 --steps 5 --meta-steps 2000
 """
 
 import argparse
