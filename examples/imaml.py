@@ -3,7 +3,7 @@
 Weights are learned near which the solution of a new task lies: an inner loop minimises
 the loss on one image of each of five new letters plus a pull to these weights. Only
 where it ends is differentiated, so memory does not grow with the number of inner steps,
-and steps beyond those of meta-training do no harm. Expect a test accuracy of about 70 %
+and steps beyond those of meta-training do no harm. Expect a test accuracy of about 72 %
 after 16 steps and after 160, against 20 % without adaptation; a gradient through 160
 steps needs 1.1 MB, and 36 MB by MAML.
 
@@ -90,7 +90,7 @@ def main(argv=None):
     fitted = jmeta.fit(
         imaml(apply_fn, STEPS),
         params,
-        optax.adam(1e-3),
+        optax.adam(optax.cosine_decay_schedule(2e-3, args.meta_steps)),
         jmeta.data.batch(letters("train"), 8),
         args.meta_steps,
         key=train_key,
