@@ -21,7 +21,7 @@ def reverse_gradient(objective: Objective) -> Gradient:
     return gradient
 
 
-def mixed_gradient(objective: Objective) -> Gradient:
+def mixed_gradient(objective: Objective, *, rolled: bool = True) -> Gradient:
     """The inner gradient, transposed by forward over reverse.
 
     Reverse mode through a gradient needs products of its transposed Jacobian with a
@@ -29,6 +29,11 @@ def mixed_gradient(objective: Objective) -> Gradient:
     symmetric, and the product is the derivative of the joint gradient with respect to
     parameters and inputs in the direction `(v, 0)`: one `jvp`, which stores nothing of
     the graph of the gradient.
+
+    Args:
+        objective: What is minimised.
+        rolled: The step is compiled by itself. Several steps that are compiled
+            together had better be merged with one another.
 
     References:
         Kemaev et al. (2025), Scalable meta-learning via mixed-mode differentiation,
@@ -46,7 +51,8 @@ def mixed_gradient(objective: Objective) -> Gradient:
         params, *rest = args
         (loss_bar, extra_bar), v = cotangents
         # slices of what is stored and the optimizer's arithmetic, each used many times
-        params, v = computed_once((params, v))
+        if rolled:
+            params, v = computed_once((params, v))
         leaves, treedef = jax.tree.flatten(rest)
         floats = [x for x in leaves if is_inexact(x)]
 

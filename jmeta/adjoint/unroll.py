@@ -106,7 +106,7 @@ class Unroll:
         # forward mode would go past the user's own rule for reverse mode
         if not self.mixed or objective.foreign_rule:
             return reverse_gradient(objective)
-        return mixed_gradient(objective)
+        return mixed_gradient(objective, rolled=self.unroll == 1)
 
     def _without_derivative(self, loop, xs, steps):
         """Run steps from which no derivative comes back, whatever they capture."""
