@@ -3,7 +3,7 @@
 Weights are learned near which the solution of a new task lies: an inner loop minimises
 the loss on one image of each of five new letters plus a pull to these weights. Only
 where it ends is differentiated, so memory does not grow with the number of inner steps,
-and steps beyond those of meta-training do no harm. Expect a test accuracy of about 72 %
+and steps beyond those of meta-training do no harm. Expect a test accuracy of about 75 %
 after 16 steps and after 160, against 20 % without adaptation; a gradient through 160
 steps needs 1.1 MB, and 36 MB by MAML.
 
