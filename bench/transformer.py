@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _harness import Row, compiled, measure, options
-from _peers import higher
+from _peers import higher, torch_func, torchopt
 from _problem import Problem, hypergradient
 from _report import Claim, bars, by_name, report, times_faster
 
@@ -128,7 +128,13 @@ def main(argv=None):
         rows = [Row("", n, temp_bytes=make().temp_bytes) for n, make in makers.items()]
     else:
         if not args.no_peers:
-            makers["higher"] = partial(higher, transformer_module, language)
+            makers |= {
+                "torch.func": partial(
+                    torch_func, transformer_module, language, vmap=False
+                ),
+                "TorchOpt MetaSGD": partial(torchopt, transformer_module, language),
+                "higher": partial(higher, transformer_module, language),
+            }
         repeats = min(args.repeats, 5)
         rows = measure("", makers, repeats=repeats, tolerance=1e-2, patience=120)
     found = by_name(rows)

@@ -16,11 +16,12 @@ NAMESPACES = {
     "jmeta": """
         Antithetic CG EMA EMAState Fitted FixedPoint ForwardDifference ForwardMode GMRES
         HypergradCheck Implicit Naive Neumann NormalCG PerLeaf PerStep Plan Root Run
-        StationaryPoint Task Unroll Verdict adjoint algorithms apply_trainable_opt_params
-        check_hypergrad create_diff_optim data ema ema_params es_value_and_grad explain
-        fit from_torch get_diff_optim get_trainable_opt_params inner_loop innerloop_ctx
-        make_functional matmul_convs monkeypatch optim plan plot proximal schedules
-        swap_params task_map task_value_and_grad unused_parameters
+        StationaryPoint Task Unroll Verdict adjoint algorithms
+        apply_trainable_opt_params check_hypergrad create_diff_optim data ema ema_params
+        es_value_and_grad explain fit from_torch get_diff_optim get_trainable_opt_params
+        inner_loop innerloop_ctx make_functional matmul_convs monkeypatch optim plan
+        plot proximal schedules swap_params task_map task_value_and_grad
+        unused_parameters
     """,
     "jmeta.adjoint": """
         Adjoint FixedPoint ForwardMode Implicit Root StationaryPoint Unroll proximal
