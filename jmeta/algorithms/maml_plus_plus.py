@@ -101,13 +101,11 @@ def maml_plus_plus(
         loss      = sum_t step_weights_t L_query(theta_t+1; statistics_t)
 
     Args:
-        apply_fn: As in `maml`. If the meta-parameters have statistics it takes and
-            gives them, `(params, state, inputs) -> (outputs, new_state)`, and uses the
-            batch's own or the running ones as the model was made to, for training or
-            evaluation.
+        apply_fn: As in `maml`, and so is `loss_fn`. If the meta-parameters have
+            statistics: `(params, state, inputs) -> (outputs, new_state)`.
         tx: As in `meta_sgd`, `jmeta.optim.sgd()` in the paper.
         steps: Inner steps. Those beyond the learned rates repeat the last.
-        loss_fn: As in `maml`.
+        loss_fn: See `apply_fn`.
         step_weights: Of the query loss after each step, shape `[steps]`, see
             `msl_weights`; may be traced. Default: the loss after the last alone.
         adjoint: For early epochs build another loss with `Unroll(order=1)`.
@@ -127,10 +125,10 @@ def maml_plus_plus(
         >>> mse = lambda outputs, targets: jnp.mean((outputs - targets) ** 2)
         >>> @jax.jit
         ... def meta_loss(meta_params, task, epoch):  # compiled once for all epochs
-        ...     options = {"step_weights": msl_weights(2, epoch, epochs=10)}
-        ...     apply_fn, tx = lambda w, x: w * x, jmeta.optim.sgd()
-        ...     task_loss = maml_plus_plus(apply_fn, tx, 2, loss_fn=mse, **options)
-        ...     return task_loss(meta_params, task)[0]
+        ...     weights = msl_weights(2, epoch, epochs=10)
+        ...     options = {"loss_fn": mse, "step_weights": weights}
+        ...     model, tx = lambda w, x: w * x, jmeta.optim.sgd()
+        ...     return maml_plus_plus(model, tx, 2, **options)(meta_params, task)[0]
         >>> x = jnp.ones(4)
         >>> task = jmeta.Task(support=(x, 2 * x), query=(x, 3 * x))
         >>> meta_params = maml_plus_plus_params(0.0, steps=2, lr=0.25)
@@ -151,10 +149,7 @@ def maml_plus_plus(
         check_params(meta_params, MAMLPlusPlusParams, "maml_plus_plus_params")
         rates, states = _at_steps((meta_params.lr, meta_params.state), steps)
         run = inner_loop(
-            _loss_on(model, task.support),
-            meta_params.params,
-            tx,
-            steps,
+            *(_loss_on(model, task.support), meta_params.params, tx, steps),
             batches=jax.lax.stop_gradient(states),
             hyperparams={"lr": PerStep(PerLeaf(rates))},
             key=key,
