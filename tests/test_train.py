@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jmeta
 from jmeta.train._loop import Loop
@@ -167,6 +167,24 @@ def test_tasks_and_keys_of_any_kind():
     assert_trees_close(fitted.params, 2.0, F64_SAME)
 
 
+@pytest.mark.parametrize("split", [False, True])
+def test_stays_where_the_parameters_are(split):
+    devices = np.array(jax.devices()[2:])
+    rows = NamedSharding(Mesh(devices, "rows"), PartitionSpec("rows"))
+    place = rows if split else devices[0]
+    settings = {
+        "task_loss": lambda w, task: jnp.sum((w - task) ** 2),
+        "sample": lambda key: jnp.array([1.0, 3.0]),
+        **{"has_aux": False, "metrics": None, "validate": None},
+    }
+    start = jnp.arange(4.0)
+    fitted = run(2, meta_params=jax.device_put(start, place), **settings)
+    assert fitted.params.devices() == (set(devices) if split else {devices[0]})
+    assert fitted.opt_state[0].count.devices() == fitted.params.devices()
+    expected = run(2, meta_params=start, **settings)
+    assert_trees_close(fitted.params, expected.params, F64_SAME)
+
+
 def test_bar_shows_what_is_recorded(capsys):
     run(10, progress=True)
     shown = capsys.readouterr().err
@@ -187,6 +205,9 @@ BAD_CALLS = [
     ({"metrics": lambda aux, tasks: 1.0}, "must give a dict of scalars"),
     ({"metrics": lambda aux, tasks: {"y": aux["y"]}}, "'y' must be a scalar; .* shape"),
     ({"metrics": lambda aux, tasks: {"step": 1.0}}, "cannot be named 'step'"),
+    ({"metrics": lambda aux, tasks: {"validation_loss": 1.0}}, "cannot be named"),
+    ({"meta_params": {"w": 1}}, "`meta_params` must be floats.*w.* has dtype int"),
+    ({"validate": task_loss}, "`validate` must be a pair .* got a function"),
     (
         {"validate": (lambda params, task, key: task[0], sample), "steps": 10},
         "The function in `validate` must give a scalar",

@@ -101,7 +101,9 @@ class Checkpoints:
                 continue
             state = _state(saved, like)
             value, best_step = float(saved["best"][0]), int(saved["best"][1])
-            saved = None if best_step < 0 else self._read(best_step)
+            # not there: a later one was better, and will be found again
+            there = best_step in self._manager.all_steps()
+            saved = self._read(best_step) if there else None
             if saved is None:
                 return state, None
             self._best_step = best_step
@@ -134,7 +136,7 @@ class Checkpoints:
         self._manager.reload()
         warnings.warn(
             f"The checkpoint of step {step} cannot be read and was moved to {aside};"
-            f" the run goes on from the one before. ({type(error).__name__}: {error})",
+            f" the run goes on without it. ({type(error).__name__}: {error})",
             stacklevel=5,
         )
 

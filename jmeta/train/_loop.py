@@ -67,9 +67,11 @@ class Loop(NamedTuple):
             if bad.any() and not self.training.skip:
                 self._refuse(state, best, bad)
             best = self._tell(state, rate, best)
-            if self._is_due(step) or self.interrupt.pressed:
+            # looked at once: what is told to be saved must be
+            pressed = self.interrupt.pressed
+            if self._is_due(step) or pressed:
                 self._save(state, best)
-            if self.interrupt.pressed:
+            if pressed:
                 raise KeyboardInterrupt(
                     f"Stopped after step {step} of {self.steps}. {self._how_to_go_on()}"
                 )

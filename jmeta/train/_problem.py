@@ -40,7 +40,7 @@ def make_training(
 
     def only_loss(params, task, key):
         value = loss_fn(params, task, key)
-        return value[0] if has_aux else value
+        return value[0] if isinstance(value, tuple) else value
 
     return Training(
         measure=measure,
@@ -78,12 +78,25 @@ def make_validation(
 
 
 def place(tree: PyTree, mesh: Mesh | None) -> PyTree:
-    """Put a copy on each device of a mesh; without one say that all stays."""
+    """Put a copy on each device of a mesh; without one say that all stays.
+
+    What the user put on devices takes with it what was put nowhere.
+    """
     if mesh is None:
-        return jax.tree.map(lambda x: jax.device_put(x, x.sharding), tree)
+        put = [x.sharding for x in jax.tree.leaves(tree) if x.committed]
+        home = _copies(put[0]) if put else None
+        at = lambda x: home if home and not x.committed else x.sharding
+        return jax.tree.map(lambda x: jax.device_put(x, at(x)), tree)
     axes = mesh.axis_names
     mesh = Mesh(mesh.devices, axes, axis_types=(AxisType.Auto,) * len(axes))
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def _copies(sharding):
+    """A copy on each device of a sharding."""
+    if isinstance(sharding, NamedSharding):
+        return NamedSharding(sharding.mesh, PartitionSpec())
+    return sharding
 
 
 def _with_key(fn):
@@ -104,7 +117,8 @@ def _scalars(metrics, aux, tasks):
             f" {type(found).__name__}."
         )
     for name, value in found.items():
-        if name in ("step", "loss", "rate", "skipped", "first_skipped"):
+        ours = name in ("step", "loss", "rate", "skipped", "first_skipped")
+        if ours or name.startswith("validation_"):
             raise ValueError(f"A metric cannot be named {name!r}, which `fit` writes.")
         if jnp.shape(value):
             raise ValueError(

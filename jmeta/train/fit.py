@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
+from jax.tree_util import keystr, tree_leaves_with_path
 
 from jmeta import _check
+from jmeta._tree import is_inexact
 from jmeta._typing import Key, PyTree
 from jmeta.train._checkpoints import Checkpoints
 from jmeta.train._device import describe, draw
@@ -117,6 +119,7 @@ def fit(
     Raises:
         FloatingPointError: A step is not finite, with `nonfinite="raise"`. The message
             names the step and the leaf.
+        TypeError: Meta-parameters that are not floats, a `key` that is none.
         KeyboardInterrupt: Ctrl-C, after what was running is finished and saved.
         ValueError: The `directory` holds a run with another key, or with parameters,
             optimizer state or tasks of other shapes.
@@ -143,13 +146,16 @@ def fit(
     )
     _check_extras(has_aux, metrics, directory, tensorboard)
     sizes = {"chunk_size": chunk_size, "mesh": mesh}
+    _check_key(key)
+    _check_params(meta_params)
     training = make_training(
         task_loss, tx, sample, has_aux, metrics, log_every, nonfinite == "skip", sizes
     )
-    key = place(_check_key(key), mesh)
-    state = place(training.begin(meta_params, key), mesh)
+    state = training.begin(meta_params, key)
+    key, state = place((key, state), mesh)
     validation = None
     if validate is not None:
+        _check_validate(validate)
         validation = jax.jit(make_validation(*validate, metrics, sizes))
 
     with contextlib.ExitStack() as stack:
@@ -215,4 +221,21 @@ def _check_key(key):
             "`key` must be a PRNG key as `jax.random.key(0)` makes it; got a"
             f" {type(key).__name__}."
         )
-    return key
+
+
+def _check_params(meta_params):
+    for path, leaf in tree_leaves_with_path(meta_params):
+        if not is_inexact(leaf):
+            raise TypeError(
+                "`meta_params` must be floats, which have a gradient; leaf"
+                f" {keystr(path)!r} has dtype {jnp.result_type(leaf)}. Let `task_loss`"
+                " capture what is not trained."
+            )
+
+
+def _check_validate(validate):
+    if not isinstance(validate, tuple | list) or len(validate) != 2:
+        raise TypeError(
+            "`validate` must be a pair `(fn, sample)`, such as `(task_loss,"
+            f" jmeta.data.batch(...))`; got a {type(validate).__name__}."
+        )
