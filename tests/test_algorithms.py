@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import linen
 
 import jmeta
 from jmeta import Implicit, NormalCG, Unroll, algorithms as alg
@@ -99,6 +100,22 @@ def test_a_model_without_randomness_is_given_no_key(builder, key):
     task_loss = builder(ignores_keys, SGD, STEPS, loss_fn=mse, **options)
     with_key, without = (task_loss(weights(), one_task(), k) for k in (key, None))
     assert_trees_close(with_key, without, F64_SAME)
+
+
+def test_linens_apply_is_given_a_key_if_its_call_takes_one(key):
+    class Noisy(linen.Module):
+        @linen.compact
+        def __call__(self, x, key):
+            return linen.Dense(3)(x) + jax.random.normal(key)
+
+    task = one_task()
+    for model, random in ((linen.Dense(3), False), (Noisy(), True)):
+        params = model.init(key, task.support[0], *([key] if random else []))
+        task_loss = jax.jit(alg.maml(model.apply, SGD, 1, loss_fn=mse))
+        losses = [
+            task_loss(params, task, jax.random.fold_in(key, i))[0] for i in (0, 1)
+        ]
+        assert (losses[0] != losses[1]) == random
 
 
 def test_reptiles_gradient_is_the_way_to_the_adapted_weights():

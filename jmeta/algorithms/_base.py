@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import optax
+from flax import linen
 
 from jmeta import _check
 from jmeta._typing import Key, PyTree
@@ -88,7 +89,7 @@ def learner(
             "`loss_fn` must be a function `loss_fn(outputs, targets)`; got a"
             f" {type(loss_fn).__name__}."
         )
-    parameters = inspect.signature(apply_fn).parameters.values()
+    parameters = inspect.signature(_called(apply_fn)).parameters.values()
     takes_key = any(p.name == "key" or p.kind is p.VAR_KEYWORD for p in parameters)
 
     def call(params: PyTree, *inputs: PyTree, key: Key | None = None) -> PyTree:
@@ -96,6 +97,12 @@ def learner(
         return apply_fn(params, *inputs, **({"key": key} if keyed else {}))
 
     return Learner(call, tx, steps, loss_fn)
+
+
+def _called(apply_fn):
+    """What gets the key: linen's `module.apply` hands all on to the module's call."""
+    module = getattr(apply_fn, "__self__", None)
+    return module.__call__ if isinstance(module, linen.Module) else apply_fn
 
 
 def check_task(task: Any) -> None:
