@@ -243,7 +243,9 @@ def _finish(ax, x, y):
 
 def _curve(values, name, x=None):
     """Numbers in a row, as many as there are inputs."""
-    curve = np.squeeze(np.asarray(values))
+    curve = np.asarray(values)
+    if curve.ndim == 2 and curve.shape[1] == 1:
+        curve = curve[:, 0]
     if curve.ndim != 1 or (x is not None and curve.shape != x.shape):
         raise ValueError(
             "Inputs and outputs must be of shape `[n]` or `[n, 1]`, equally many;"

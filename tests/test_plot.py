@@ -124,6 +124,9 @@ def test_adaptation():
         curves(ax), expected | {"1 step": x**3, "10 steps": x**4}, F64_SAME
     )
     assert [line.get_linestyle() for line in ax.get_lines()[2:]] == [":", "--", "-"]
+    one = np.array([[0.5]]), np.array([[2.0]])
+    ax = jmeta.plot.adaptation(x, {"after": x}, seen=one)
+    assert_trees_close(curves(ax), {"seen": one[1][:, 0], "after": x}, F64_SAME)
 
 
 def test_accuracy_and_its_interval():
@@ -154,7 +157,7 @@ def test_accuracy_and_its_interval():
             "'after' has shape",
         ),
         (
-            lambda: jmeta.plot.adaptation(np.ones((3, 2)), {"after": np.ones(3)}),
+            lambda: jmeta.plot.adaptation(np.ones((1, 3)), {"after": np.ones(3)}),
             "'x' has shape",
         ),
     ],
