@@ -1,6 +1,7 @@
 """The cache: what is in it is whole, whatever happened to it."""
 
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -142,6 +143,12 @@ def test_folder(platform, given, expected, monkeypatch, tmp_path):
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     assert _cache.folder() == tmp_path / expected
+
+
+def test_a_given_folder_needs_no_home(monkeypatch):
+    monkeypatch.setattr(pathlib.Path, "home", _never)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/given")
+    assert _cache.folder() == pathlib.Path("/given/jmeta")
 
 
 def _never():

@@ -16,9 +16,9 @@ Arrays = dict[str, np.ndarray]
 
 def folder() -> pathlib.Path:
     """Where this user's programs keep what they can compute again."""
-    home = pathlib.Path.home()
     if given := os.environ.get("XDG_CACHE_HOME"):
         return pathlib.Path(given) / "jmeta"
+    home = pathlib.Path.home()
     if sys.platform == "darwin":
         return home / "Library" / "Caches" / "jmeta"
     if sys.platform == "win32":
