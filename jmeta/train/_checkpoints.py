@@ -66,12 +66,14 @@ class Checkpoints:
         """Begin a run, or go on with one that began with these settings, by name.
 
         Raises:
-            ValueError: The run in the directory began with others.
+            ValueError: The run in the directory began with others, or there are
+                metrics that `fit` did not write.
         """
         path = self.directory / "settings.json"
         if self._manager.all_steps():
             _compare(path, settings)
         else:
+            _refuse_foreign(path)
             partial = path.with_suffix(".tmp")
             partial.write_text(json.dumps(settings, indent=1))
             os.replace(partial, path)
@@ -189,6 +191,16 @@ def _state(saved, like):
 
 def _is_key(x):
     return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _refuse_foreign(path):
+    """Metrics are cut where a run goes on; those of another program must not be."""
+    metrics = path.parent / "metrics.jsonl"
+    if metrics.exists() and not path.exists():
+        raise ValueError(
+            f"`directory` {path.parent} has a {metrics.name} but no {path.name}: `fit`"
+            " did not make it. Pass another."
+        )
 
 
 def _compare(path, settings):
