@@ -199,7 +199,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(whole, monkeypatch, tmp_path):
 def test_metrics_of_another_program_stay_whole(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 100}\n')
-    with pytest.raises(ValueError, match="no settings.json: `fit` did not make it"):
+    with pytest.raises(ValueError, match=r"no settings\.json: `fit` did not make it"):
         run(tx=TX, directory=tmp_path)
     assert path.read_text() == '{"step": 100}\n'
 
