@@ -56,7 +56,7 @@ def main(argv=None):
     table = planned(big)
     print(f"planned in {time.process_time() - start:.0f} s, and not run:\n{table}\n")
     rows = [
-        Row("64 steps, 16 times as wide", name, temp_bytes=candidate.temp_bytes)
+        Row("big", name, temp_bytes=candidate.temp_bytes)
         for name, candidate in _named(table).items()
     ]
 

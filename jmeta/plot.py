@@ -129,7 +129,7 @@ def adaptation(
     """Draw a regression model before and after it adapts to a task.
 
     Args:
-        x: Inputs, shape `[n]` or `[n, 1]`, in increasing order.
+        x: Inputs, shape `[n]` or `[n, 1]`, in any order.
         outputs: Predictions at `x` by name, each `[n]` or `[n, 1]`, from before to
             after; the last is drawn as a full line.
         seen: The support set, `task.support`, drawn as points.
@@ -152,14 +152,16 @@ def adaptation(
     """
     ax = _axes(ax)
     x = _curve(x, "x")
+    order = np.argsort(x)
+    curve = lambda y, name: (x[order], _curve(y, name, x)[order])
     if truth is not None:
-        ax.plot(x, _curve(truth, "truth", x), color="k", linewidth=1, label="truth")
+        ax.plot(*curve(truth, "truth"), color="k", linewidth=1, label="truth")
     if seen is not None:
         points = [_curve(part, "seen") for part in seen]
         ax.plot(*points, "k^", markersize=5, label="seen")
     for i, (name, y) in enumerate(outputs.items()):
         style = (":", "--")[min(i, 1)] if i + 1 < len(outputs) else "-"
-        ax.plot(x, _curve(y, name, x), style, color=f"C{i}", label=name)
+        ax.plot(*curve(y, name), style, color=f"C{i}", label=name)
     ax.set_xlabel("x")
     ax.set_ylabel("y")
     ax.legend(fontsize="small", framealpha=0.8, edgecolor="none")
@@ -186,7 +188,8 @@ def accuracy(
         The axes. The interval is 1.96 standard errors of the mean to both sides.
 
     Raises:
-        ValueError: An array of another rank, or of fewer than two tasks.
+        ValueError: An array of another rank, of fewer than two tasks, or with numbers
+            that are no accuracies.
 
     Example:
         >>> import matplotlib, numpy as np, jmeta
@@ -202,6 +205,11 @@ def accuracy(
             raise ValueError(
                 "Accuracies must be of shape `[tasks]` or `[points, tasks]`, of two"
                 f" tasks or more; {name!r} has shape {rows.shape}."
+            )
+        if not ((rows >= 0) & (rows <= 1)).all():
+            raise ValueError(
+                f"Accuracies must be between 0 and 1; {name!r} goes from {rows.min()}"
+                f" to {rows.max()}."
             )
     ax = _axes(ax)
     for name, rows in named.items():

@@ -192,7 +192,8 @@ def _count(tasks):
     if len(counts) != 1 or counts == {()} or counts == {(0,)}:
         raise ValueError(
             "`tasks` must have the same leading length, one or more tasks, on every"
-            f" leaf; got {sorted(counts)}."
+            f" leaf; got {sorted(counts)}. A sampler of one task gives many by"
+            " `jmeta.data.batch`."
         )
     return counts.pop()[0]
 

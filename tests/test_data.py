@@ -267,7 +267,7 @@ FLAT: dict[str, Any] = {"ways": 2, "shots": 1, "queries": 1}
         (
             lambda: data.batch(data.sinusoid(), 0),
             ValueError,
-            "`size` must be at least 1",
+            "`size` must be an integer from 1",
         ),
     ],
 )

@@ -118,7 +118,12 @@ def test_adaptation():
     x = np.linspace(-1.0, 1.0, 5)
     outputs = {"0 steps": x[:, None] ** 2, "1 step": x**3, "10 steps": x**4}
     seen = np.array([[0.5], [-0.5]]), np.array([[1.0], [2.0]])
-    ax = jmeta.plot.adaptation(x[:, None], outputs, seen=seen, truth=np.sin(x))
+    ax = jmeta.plot.adaptation(
+        x[::-1, None],
+        {name: y[::-1] for name, y in outputs.items()},
+        seen=seen,
+        truth=np.sin(x[::-1]),
+    )
     expected = {"truth": np.sin(x), "seen": seen[1][:, 0], "0 steps": x**2}
     assert_trees_close(
         curves(ax), expected | {"1 step": x**3, "10 steps": x**4}, F64_SAME
@@ -152,6 +157,8 @@ def test_accuracy_and_its_interval():
     [
         (lambda: jmeta.plot.accuracy(np.ones(1)), "two tasks or more"),
         (lambda: jmeta.plot.accuracy(np.ones((2, 2, 2))), "shape `.tasks.`"),
+        (lambda: jmeta.plot.accuracy(np.array([0.5, 1.2])), "between 0 and 1"),
+        (lambda: jmeta.plot.accuracy(np.array([0.5, np.nan])), "between 0 and 1"),
         (
             lambda: jmeta.plot.adaptation(np.ones(3), {"after": np.ones(4)}),
             "'after' has shape",

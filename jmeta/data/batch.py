@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 
 from jmeta._typing import Key
+from jmeta.data._checks import at_least_one
 from jmeta.tasks import Task
 
 
@@ -28,6 +29,5 @@ def batch(sample: Callable[[Key], Task], size: int) -> Callable[[Key], Task]:
         >>> sample(jax.random.key(0)).support[0].shape
         (32, 5, 1)
     """
-    if size < 1:
-        raise ValueError(f"`size` must be at least 1, a number of tasks; got {size}.")
+    at_least_one(size=size)
     return lambda key: jax.vmap(sample)(jax.random.split(key, size))

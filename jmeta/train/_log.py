@@ -32,20 +32,23 @@ class Log:
     ) -> None:
         self.records: list[Record] = []
         self._file = self._writer = self._bar = None
+        # before anything is opened, since either may be missing
+        if tensorboard:
+            tensorboardX = _extras.load(
+                "tensorboardX", "tensorboard", "`tensorboard=True`", "leave it out"
+            )
+        if progress:
+            tqdm = _extras.load(
+                "tqdm", "examples", "`progress=True`", "pass `progress=False`"
+            )
         if directory is not None:
             path = directory / "metrics.jsonl"
             self.records = _keep_until(path, step)
             self._file = path.open("a")
         if tensorboard:
-            tensorboardX = _extras.load(
-                "tensorboardX", "tensorboard", "`tensorboard=True`", "leave it out"
-            )
             folder = str(directory / "tensorboard") if directory else None
             self._writer = tensorboardX.SummaryWriter(folder, purge_step=step + 1)
         if progress:
-            tqdm = _extras.load(
-                "tqdm", "examples", "`progress=True`", "pass `progress=False`"
-            )
             self._bar = tqdm.tqdm(initial=step, total=steps, unit="step")
 
     def write(self, record: Record) -> None:

@@ -73,7 +73,7 @@ class Loop(NamedTuple):
                 self._save(state, best)
             if pressed:
                 raise KeyboardInterrupt(
-                    f"Stopped after step {step} of {self.steps}. {self._how_to_go_on()}"
+                    f"Stopped after step {step} of {self.steps}. {self._saved('make the same call')}"
                 )
         return state, best
 
@@ -133,13 +133,13 @@ class Loop(NamedTuple):
             f"Step {state.step} must be finite; not finite: {_guard.blame(names, bad)}."
             " The parameters before it are untouched. Its tasks are"
             f" `sample(jax.random.split(jax.random.fold_in(key, {state.step}))[0])`."
-            f" Pass `nonfinite='skip'` to leave such steps out. {self._how_to_go_on()}"
+            " Pass `nonfinite='skip'` to leave such steps out, or mend the loss."
+            f" {self._saved('make that call')}"
         )
 
-    def _how_to_go_on(self) -> str:
+    def _saved(self, how: str) -> str:
         if self.checkpoints is None:
             return "Nothing was saved: pass a `directory` to be able to go on."
         return (
-            f"All is saved in {self.checkpoints.directory}: make the same call to go on"
-            " from here."
+            f"All is saved in {self.checkpoints.directory}: {how} to go on from here."
         )

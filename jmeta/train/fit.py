@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jax.tree_util import keystr, tree_leaves_with_path
@@ -76,14 +77,15 @@ def fit(
     `sample(sample_key)` and updates by `tx`. Many steps run on the device by one
     compiled program. With a `directory`, the same call goes on where an earlier one
     was stopped, be it by Ctrl-C, an error or a kill, and ends with the very numbers,
-    bit for bit, of a run that was never stopped.
+    bit for bit, of a run that was never stopped. Values within `tx` and `task_loss`,
+    such as rates, are not recorded: changed ones hold from there on.
 
     A step whose gradient, loss or update is not finite is refused on the device:
     neither parameters nor the state of `tx` ever take it in.
 
     Args:
-        task_loss: `(meta_params, task[, key]) -> loss`, or `(loss, aux)`; as
-            `jmeta.algorithms` make it.
+        task_loss: `(meta_params, task[, key]) -> loss`, by position, or `(loss, aux)`;
+            as `jmeta.algorithms` make it.
         meta_params: Initial meta-parameters, a pytree of float arrays. They are copied.
         tx: The outer transform: any of optax or `jmeta.optim`.
         sample: `key -> tasks` with a leading axis `B` on every leaf, compiled with the
@@ -199,7 +201,8 @@ def _check_arguments(tx, steps, nonfinite, **counts):
     _check.transform(tx)
     _check.steps(steps)
     for name, count in counts.items():
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
+        if not whole or count < 1:
             raise ValueError(f"`{name}` must be a count, at least 1; got {count!r}.")
     if nonfinite not in ("raise", "skip"):
         raise ValueError(f"`nonfinite` must be 'raise' or 'skip'; got {nonfinite!r}.")
