@@ -73,7 +73,8 @@ class Loop(NamedTuple):
                 self._save(state, best)
             if pressed:
                 raise KeyboardInterrupt(
-                    f"Stopped after step {step} of {self.steps}. {self._saved('make the same call')}"
+                    f"Stopped after step {step} of {self.steps}."
+                    f" {self._saved('make the same call')}"
                 )
         return state, best
 
