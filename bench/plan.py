@@ -55,8 +55,9 @@ def main(argv=None):
     start = time.process_time()
     table = planned(big)
     print(f"planned in {time.process_time() - start:.0f} s, and not run:\n{table}\n")
+    case = "quick" if args.quick else "64 steps, 16 times as wide"
     rows = [
-        Row("big", name, temp_bytes=candidate.temp_bytes)
+        Row(case, name, temp_bytes=candidate.temp_bytes)
         for name, candidate in _named(table).items()
     ]
 
