@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 # A module imports from the rows above its own in this table, never from its own row.
 # In a folder, `__init__` imports from all and every module from the private ones.
 LAYERS = (
-    ("_primitives", "_typing"),
+    ("_primitives", "_typing", "_validate"),
     ("_checkpoint", "_jaxpr", "_numerics", "_settings", "_tree", "_varying"),
     (
         *("_differences", "_operations", "_origin", "convolution", "ema"),
