@@ -1,10 +1,9 @@
 """Does a script that is ported from `higher` give the same numbers, and how fast?
 
-`higher`'s Omniglot example on `jmeta.data.glyphs`: 5-way 1-shot MAML with three blocks
-of 64 channels and five inner steps, 10 query images a letter, 4 meta-steps of 4 tasks.
-`port/higher_maml.py` and `port/jmeta_maml.py` are the two scripts, whole. The losses
-are compared in float64: in float32 Adam makes a step of each weight whose gradient is
-rounding alone.
+5-way 1-shot MAML on `jmeta.data.glyphs`: three blocks of 64 channels, five inner steps,
+10 query images a letter, 4 meta-steps of 4 tasks. `port/higher_maml.py` and
+`port/jmeta_maml.py` are the two scripts, whole. The losses are compared in float64: in
+float32 Adam makes a step of each weight whose gradient is rounding alone.
 """
 
 import contextlib
@@ -30,7 +29,7 @@ def batches(meta_steps: int, tasks: int, queries: int) -> list[jmeta.Task]:
 
 
 def in_jax(weights: dict[str, np.ndarray] | None, tasks: list[jmeta.Task]) -> Candidate:
-    model = jmeta_maml.make_model(5, nnx.Rngs(0))
+    model = jmeta_maml.few_shot_net(5, nnx.Rngs(0))
     apply_fn, params = jmeta.make_functional(model, state=False)
     if weights is not None:
         names = {name.split(".")[0] for name in weights}
@@ -39,7 +38,7 @@ def in_jax(weights: dict[str, np.ndarray] | None, tasks: list[jmeta.Task]) -> Ca
         params = jax.tree.map(lambda x: x.astype(dtype), params)
         params = jmeta.from_torch.parameters(weights, params, names=names)
     init, step = jmeta_maml.make_step(apply_fn)
-    log = lambda: jmeta_maml.train(params, init, step, tasks)
+    log = lambda: jmeta_maml.meta_train(params, init, step, tasks)
     program = step.lower(params, init(params), tasks[0]).compile()
     return Candidate(log, temp_bytes=program.memory_analysis().temp_size_in_bytes)
 
@@ -48,18 +47,21 @@ def in_torch(net, tasks: list[jmeta.Task]) -> Candidate:
     import torch
     from port import higher_maml
 
-    def tensors(task):
-        (x_spt, y_spt), (x_qry, y_qry) = task
-        images = [torch.tensor(x).movedim(-1, 2) for x in (x_spt, x_qry)]
-        labels = [torch.tensor(y).long() for y in (y_spt, y_qry)]
-        return images[0], labels[0], images[1], labels[1]
+    def tensors(images, labels):
+        # channels come first in torch
+        return torch.tensor(images).movedim(-1, 1), torch.tensor(labels).long()
 
-    data = [tensors(task) for task in tasks]
+    def split(batch):
+        leaves, treedef = jax.tree.flatten(batch)
+        each = [treedef.unflatten(rows) for rows in zip(*leaves, strict=True)]
+        return [jmeta.Task(tensors(*t.support), tensors(*t.query)) for t in each]
+
+    data = [split(batch) for batch in tasks]
     start = {name: x.clone() for name, x in net.state_dict().items()}
 
     def run():
         net.load_state_dict(start)
-        return higher_maml.train(net, data)
+        return higher_maml.meta_train(net, data)
 
     return Candidate(run)
 
@@ -82,7 +84,7 @@ def torch_model():
     from port import higher_maml
 
     torch.manual_seed(0)
-    return higher_maml.make_model(5)
+    return higher_maml.few_shot_net(5)
 
 
 def arrays(net) -> dict[str, np.ndarray]:

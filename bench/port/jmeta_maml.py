@@ -1,65 +1,66 @@
-"""MAML with jmeta: the twin of `higher_maml.py`."""
+"""Few-shot MAML with jmeta: the twin of `higher_maml.py`."""
 
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 
 import jmeta
 
 
-def make_model(ways, rngs):
-    def block(channels):
-        return [
-            nnx.Conv(channels, 64, (3, 3), padding="VALID", rngs=rngs),
-            nnx.BatchNorm(64, rngs=rngs),
+def few_shot_net(ways, rngs, width=64, blocks=3):
+    """Convolutions of 28x28 images down to one pixel, then a linear head."""
+    layers = []
+    for block in range(blocks):
+        channels = width if block else 1
+        layers += [
+            nnx.Conv(channels, width, (3, 3), padding="VALID", rngs=rngs),
+            nnx.BatchNorm(width, rngs=rngs),
             nnx.relu,
             partial(nnx.max_pool, window_shape=(2, 2), strides=(2, 2)),
         ]
-
     flatten = lambda x: x.reshape(len(x), -1)
-    head = nnx.Linear(64, ways, rngs=rngs)
-    return nnx.Sequential(*block(1), *block(64), *block(64), flatten, head)
+    return nnx.Sequential(*layers, flatten, nnx.Linear(width, ways, rngs=rngs))
 
 
 def cross_entropy(logits, labels):
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def make_step(apply_fn, inner_steps=5):
-    """A step of Adam on a batch of tasks; query loss and accuracy, compiled."""
-    meta_opt = optax.adam(1e-3)
-    inner_opt = jmeta.optim.sgd(lr=1e-1)
-    fnet = jmeta.matmul_convs(apply_fn)
+def adapted(apply_fn, sgd, steps, params, task):
+    """Query loss and accuracy of the weights that some steps on the support give."""
+    run = jmeta.inner_loop(
+        *(apply_fn, params, sgd, steps),
+        loss_fn=cross_entropy,
+        batch=task.support,
+    )
+    images, labels = task.query
+    logits = apply_fn(run.params, images)
+    return cross_entropy(logits, labels), jnp.mean(logits.argmax(1) == labels)
 
-    def task_loss(params, task):
-        run = jmeta.inner_loop(
-            *(fnet, params, inner_opt, inner_steps),
-            loss_fn=cross_entropy,
-            batch=task.support,
-        )
-        x_qry, y_qry = task.query
-        qry_logits = fnet(run.params, x_qry)
-        hits = qry_logits.argmax(1) == y_qry
-        return cross_entropy(qry_logits, y_qry), hits.mean()
 
+def make_step(apply_fn, steps=5):
+    """Adam's initial state, and its step on a batch of tasks, compiled."""
+    sgd, adam = jmeta.optim.sgd(lr=0.1), optax.adam(1e-3)
+    task_loss = partial(adapted, jmeta.matmul_convs(apply_fn), sgd, steps)
     gradient = jmeta.task_value_and_grad(task_loss, has_aux=True, chunk_size=1)
 
     @jax.jit
     def step(params, opt_state, tasks):
         (loss, accuracies), grads = gradient(params, tasks)
-        updates, opt_state = meta_opt.update(grads, opt_state)
+        updates, opt_state = adam.update(grads, opt_state)
         params = optax.apply_updates(params, updates)
         return params, opt_state, (loss, accuracies.mean())
 
-    return meta_opt.init, step
+    return adam.init, step
 
 
-def train(params, init, step, batches):
-    """A step for each batch of tasks; the query losses and accuracies."""
-    opt_state, log = init(params), []
+def meta_train(params, init, step, batches):
+    """A step of Adam for each batch of tasks; mean query losses and accuracies."""
+    opt_state, record = init(params), []
     for tasks in batches:
-        params, opt_state, logged = step(params, opt_state, tasks)
-        log.append(logged)
-    return jax.device_get(log)
+        params, opt_state, means = step(params, opt_state, tasks)
+        record.append(means)
+    return jax.device_get(record)
