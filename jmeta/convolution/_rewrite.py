@@ -109,29 +109,53 @@ def _evaluate(
 
     for eqn in jaxpr.eqns:
         rule = rules.get(eqn.primitive)
-        out = rule(*map(read, eqn.invars), **eqn.params) if rule else None
-        if out is not None:
-            known[eqn.outvars[0]] = out
-            continue
+        if rule and 0 not in eqn.outvars[0].aval.shape:
+            out = rule(*map(read, eqn.invars), **eqn.params)
+            if out is not None:
+                known[eqn.outvars[0]] = out
+                continue
+        entered, made = _enter(eqn, rules)
         names = [atom for atom in eqn.invars if not isinstance(atom, jex.Literal)]
         one = jaxpr.replace(
             constvars=[],
-            invars=names,
+            invars=[*made, *names],
             outvars=eqn.outvars,
-            eqns=[_enter(eqn, rules)],
+            eqns=[entered],
             effects=eqn.effects,
         )
-        outs = jax.core.eval_jaxpr(one, (), *map(read, names))
+        outs = jax.core.eval_jaxpr(one, (), *made.values(), *map(read, names))
         known.update(zip(eqn.outvars, outs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _enter(eqn: jex.JaxprEqn, rules: Rules) -> jex.JaxprEqn:
-    """The same equation; a wrapper around a target with the rewritten jaxpr."""
+def _enter(eqn: jex.JaxprEqn, rules: Rules) -> tuple[jex.JaxprEqn, dict[Any, Any]]:
+    """The same equation; a wrapper around a target with the rewritten jaxpr.
+
+    Also the values that the rewriting made and the equation takes as further inputs, by
+    their variables.
+    """
     if eqn.primitive not in _WRAPPERS or not _has_target(eqn, rules):
-        return eqn
+        return eqn, {}
     key = _WRAPPERS[eqn.primitive]
-    return eqn.replace(params={**eqn.params, key: _rewrite(eqn.params[key], rules)})
+    rewritten = _rewrite(eqn.params[key], rules)
+    if eqn.primitive is not primitives.remat_p:
+        return eqn.replace(params={**eqn.params, key: rewritten}), {}
+    # a remat's jaxpr has no room for constants: they go in as its first inputs
+    jaxpr = rewritten.jaxpr
+    made = dict(zip(jaxpr.constvars, rewritten.consts, strict=True))
+    params = {**eqn.params, key: _with_inputs(rewritten) if made else jaxpr}
+    if isinstance(params["prevent_cse"], tuple):
+        params["prevent_cse"] = (False,) * len(made) + params["prevent_cse"]
+    return eqn.replace(invars=[*made, *eqn.invars], params=params), made
+
+
+def _with_inputs(closed: jex.ClosedJaxpr) -> jex.Jaxpr:
+    """The jaxpr with its constants as its first inputs."""
+
+    def run(consts, *args):
+        return jax.core.eval_jaxpr(closed.jaxpr, consts, *args)
+
+    return jax.make_jaxpr(run)(closed.consts, *closed.in_avals).jaxpr
 
 
 _WRAPPERS = {
@@ -151,11 +175,11 @@ def _has_target(eqn: jex.JaxprEqn, rules: Rules) -> bool:
 
 
 def _rewrite(jaxpr: Any, rules: Rules) -> Any:
-    """The same jaxpr, closed jaxpr, or tuple of them, with `rules` applied."""
+    """The same jaxpr or tuple of them, closed, with `rules` applied."""
     if isinstance(jaxpr, tuple):
         return tuple(_rewrite(branch, rules) for branch in jaxpr)
     if not isinstance(jaxpr, jex.ClosedJaxpr):
-        return _rewrite(jex.ClosedJaxpr(jaxpr, ()), rules).jaxpr
+        jaxpr = jex.ClosedJaxpr(jaxpr, ())
 
     def run(*args):
         return _evaluate(jaxpr.jaxpr, jaxpr.consts, args, rules)
