@@ -6,13 +6,15 @@ message says what the argument must be, what it got and what to do.
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jax.tree_util import keystr, tree_leaves_with_path
 
 
 def count(name: str, value: Any, *, minimum: int = 0, use: str = "") -> None:
@@ -39,12 +41,13 @@ def number(
     low: float = -math.inf,
     high: float = math.inf,
     above: float | None = None,
+    below: float | None = None,
     use: str = "",
 ) -> None:
     """A real scalar, a Python number or an array, that may be traced.
 
-    Bounds (`low <= value <= high`, `value > above`) hold for what has a value by now;
-    NaN is outside of all.
+    Bounds (`low <= value <= high`, `above < value < below`) hold for what has a value
+    by now; NaN is outside of all.
     """
     is_array = hasattr(value, "dtype") and hasattr(value, "shape")
     is_real = is_array and (
@@ -62,8 +65,11 @@ def number(
     if isinstance(value, jax.core.Tracer):
         return
     plain = float(value)
-    if not low <= plain <= high or (above is not None and not plain > above):
+    inside = low <= plain <= high
+    inside &= (above is None or plain > above) and (below is None or plain < below)
+    if not inside:
         bounds = [f"above {above}"] if above is not None else []
+        bounds += [f"below {below}"] if below is not None else []
         bounds += [f"at least {low}"] if low > -math.inf else []
         bounds += [f"at most {high}"] if high < math.inf else []
         must = " and ".join(bounds) or "a number that is not NaN"
@@ -85,7 +91,7 @@ def flag(name: str, value: Any) -> None:
 def one_of(name: str, value: Any, options: Iterable[Any]) -> None:
     """One of a few values."""
     options = list(options)
-    if not any(value is option or value == option for option in options):
+    if not any(_is(value, option) for option in options):
         listed = " or ".join(map(repr, options))
         raise ValueError(f"`{name}` must be {listed}; got {kind(value)}.")
 
@@ -118,6 +124,58 @@ def key(name: str, value: Any) -> None:
         )
 
 
+def mapping(name: str, value: Any, *, use: str = "") -> None:
+    """A dict, or another mapping from names."""
+    instance(name, value, Mapping, "a mapping from names to values", use=use)
+
+
+def transform(name: str, value: Any) -> None:
+    """An optax transform."""
+    if isinstance(value, optax.GradientTransformation):
+        return
+    use = "Pass an optax transform such as `jmeta.optim.sgd(lr=0.1)`."
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        use = f"Pass `jmeta.optim.sgd(lr={value})` for a learning rate."
+    elif inspect.isclass(value) or inspect.isroutine(value):
+        use = f"Call it: pass `{getattr(value, '__name__', name)}(...)`."
+    elif isinstance(getattr(value, "tx", None), optax.GradientTransformation):
+        use = "Pass the transform that it wraps, its attribute `.tx`."
+    elif callable(getattr(value, "gradient_transformation", None)):
+        use = "Pass its `.gradient_transformation()`."
+    raise TypeError(f"`{name}` must be an optax transform; got {kind(value)}. {use}")
+
+
+def adjoint(name: str, value: Any) -> None:
+    """A way to differentiate a loop: an object of jmeta's, or a function of a loop."""
+    strategy(
+        name, value, "an adjoint, such as `Unroll()`, `ForwardMode()`, `Implicit()`"
+    )
+
+
+def strategy(name: str, value: Any, must: str) -> None:
+    """An object that is called, with its own settings: no class, string or number."""
+    if inspect.isclass(value):
+        raise TypeError(
+            f"`{name}` must be {must}; got {kind(value)}. Call it:"
+            f" `{value.__name__}()`."
+        )
+    if not callable(value):
+        raise TypeError(
+            f"`{name}` must be {must}; got {kind(value)}. Pass one of these."
+        )
+
+
+def arrays(name: str, tree: Any, *, use: str = "") -> None:
+    """A pytree of arrays and numbers, one or more."""
+    _check_leaves(name, tree, "arrays", lambda dtype: True, use)
+
+
+def floats(name: str, tree: Any, *, use: str = "") -> None:
+    """A pytree of float (or complex) arrays, one or more, which can have a gradient."""
+    is_inexact = lambda dtype: jnp.issubdtype(dtype, jnp.inexact)
+    _check_leaves(name, tree, "float arrays", is_inexact, use)
+
+
 def kind(x: Any) -> str:
     """What something is, in the words of a message.
 
@@ -137,6 +195,40 @@ def kind(x: Any) -> str:
         return f"the function {getattr(x, '__name__', type(x).__name__)}"
     name = type(x).__name__
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def _check_leaves(name, tree, of, fits, use):
+    leaves = tree_leaves_with_path(tree)
+    if not leaves:
+        error = TypeError if tree is None else ValueError
+        raise error(
+            f"`{name}` must be a pytree of {of}, one or more; got {kind(tree)} without"
+            f" a leaf.{_then(use)}"
+        )
+    for path, leaf in leaves:
+        dtype = _numeric_dtype(leaf)
+        if dtype is None or not fits(dtype):
+            at = f" at the leaf {keystr(path)!r}" if path else ""
+            raise TypeError(
+                f"`{name}` must be a pytree of {of}; got {kind(leaf)}{at}.{_then(use)}"
+            )
+
+
+def _numeric_dtype(leaf):
+    """The dtype of what JAX can compute with; None of anything else."""
+    if isinstance(leaf, bool | int | float | complex):
+        return jnp.result_type(leaf)
+    if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
+        return None
+    is_numeric = isinstance(leaf, jax.Array) or leaf.dtype.kind not in "OSUVMm"
+    return leaf.dtype if is_numeric else None
+
+
+def _is(value, option):
+    """Equality, of which arrays have none, and True is not 1."""
+    plain = isinstance(value, str | bytes | int | float | np.integer | np.floating)
+    alike = isinstance(value, bool) == isinstance(option, bool)
+    return value is option or (plain and alike and value == option)
 
 
 def _then(use: str) -> str:

@@ -2,16 +2,20 @@
 
 A solver is called with `matvec`, a linear function of a pytree, and a right-hand side,
 and gives an approximate solution of `matvec(x) = b`. It can be transposed, so the same
-object serves forward and reverse mode.
+object serves forward and reverse mode. Half precision is solved in float32, in which
+only the products with the matrix are rounded.
 """
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg, gmres
 
+from jmeta import _validate
+from jmeta._tree import cast_like, is_inexact
 from jmeta._typing import PyTree
 from jmeta._varying import varying_axes
 
@@ -25,10 +29,16 @@ class CG:
     The Hessian of the inner loss at a minimum is one.
 
     Args:
-        tol: Stop when the residual's norm is below `tol` times that of `b`; default
-            1e-10 in float64, 1e-6 otherwise.
+        tol: Stop when the residual's norm is below `tol` times that of `b`, below 1;
+            default 1e-10 in float64, 1e-6 in float32, in half precision its rounding
+            error (bfloat16 8e-3, float16 1e-3).
         maxiter: Most iterations; default ten times the number of unknowns.
-        damping: Added to the diagonal: steadier and biased.
+        damping: Added to the diagonal, from 0: steadier and biased.
+
+    Raises:
+        TypeError: A setting of the wrong kind, or `b` is no tree of float arrays.
+        ValueError: A setting with which the solution would be 0, or `matvec` does not
+            keep the tree, shapes and dtypes of `b`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -45,12 +55,16 @@ class CG:
     maxiter: int | None = None
     damping: float = 0.0
 
+    def __post_init__(self):
+        _check_settings(self.tol, self.maxiter, self.damping)
+
     def __call__(self, matvec: MatVec, b: PyTree) -> PyTree:
         """Solve `matvec(x) = b`."""
+        _check_system(matvec, b)
         options = {"tol": _tol(self.tol, b), "maxiter": self.maxiter}
 
         def solve(matvec: MatVec, b: PyTree) -> PyTree:
-            return cg(matvec, b, **options)[0]
+            return _widened(cg, matvec, b, options)
 
         damped = _damped(matvec, self.damping)
         return jax.lax.custom_linear_solve(damped, b, solve, symmetric=True)
@@ -63,7 +77,11 @@ class NormalCG:
     Args:
         tol: As in `CG`, for the normal equations.
         maxiter: Most iterations; default ten times the number of unknowns.
-        damping: Added to the diagonal of the normal equations' matrix.
+        damping: Added to the diagonal of the normal equations' matrix, from 0.
+
+    Raises:
+        TypeError: As in `CG`.
+        ValueError: As in `CG`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -76,8 +94,12 @@ class NormalCG:
     maxiter: int | None = None
     damping: float = 0.0
 
+    def __post_init__(self):
+        _check_settings(self.tol, self.maxiter, self.damping)
+
     def __call__(self, matvec: MatVec, b: PyTree) -> PyTree:
         """Solve `matvec(x) = b`."""
+        _check_system(matvec, b)
         normal_solver = CG(tol=self.tol, maxiter=self.maxiter, damping=self.damping)
 
         def solve(matvec: MatVec, b: PyTree) -> PyTree:
@@ -92,14 +114,14 @@ class GMRES:
     """Generalized minimal residuals: for any invertible matrix, with memory `restart`.
 
     Args:
-        tol: Stop when the residual's norm is below `tol` times that of `b`; default
-            1e-10 in float64, 1e-6 otherwise.
+        tol: As in `CG`.
         maxiter: Most restarts; default ten times the number of unknowns.
         restart: Vectors kept between restarts.
-        damping: Added to the diagonal.
+        damping: Added to the diagonal, from 0.
 
     Raises:
-        ValueError: It is called inside `jax.shard_map` with `check_vma=True`, which
+        TypeError: As in `CG`.
+        ValueError: As in `CG`, or it is called inside `jax.shard_map` with `check_vma=True`, which
             JAX's own GMRES does not support.
 
     Example:
@@ -117,8 +139,13 @@ class GMRES:
     restart: int = 20
     damping: float = 0.0
 
+    def __post_init__(self):
+        _check_settings(self.tol, self.maxiter, self.damping)
+        _validate.count("restart", self.restart, minimum=1)
+
     def __call__(self, matvec: MatVec, b: PyTree) -> PyTree:
         """Solve `matvec(x) = b`."""
+        _check_system(matvec, b)
         if axes := varying_axes(b):
             raise ValueError(
                 "`GMRES` cannot run inside `jax.shard_map` on values that differ over"
@@ -128,7 +155,7 @@ class GMRES:
         options = {"tol": _tol(self.tol, b), "maxiter": self.maxiter}
 
         def solve(matvec: MatVec, b: PyTree) -> PyTree:
-            return gmres(matvec, b, restart=self.restart, **options)[0]
+            return _widened(gmres, matvec, b, options | {"restart": self.restart})
 
         damped = _damped(matvec, self.damping)
         return jax.lax.custom_linear_solve(damped, b, solve, transpose_solve=solve)
@@ -141,10 +168,14 @@ class Neumann:
         x = scale * sum over k < terms of (1 - scale * matrix)**k b
 
     Args:
-        terms: How many.
-        scale: Below 2 over the matrix's largest eigenvalue, or the series diverges;
+        terms: How many, from 1.
+        scale: Above 0 and below 2 over the matrix's largest eigenvalue, or the series diverges;
             for an inner loop of gradient descent its learning rate, and 1 with
             `FixedPoint()`.
+
+    Raises:
+        TypeError: As in `CG`.
+        ValueError: As in `CG`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -159,8 +190,13 @@ class Neumann:
     terms: int = 10
     scale: float = 1.0
 
+    def __post_init__(self):
+        _validate.count("terms", self.terms, minimum=1, use="No term is no solution.")
+        _validate.number("scale", self.scale, above=0.0, below=float("inf"))
+
     def __call__(self, matvec: MatVec, b: PyTree) -> PyTree:
         """Solve `matvec(x) = b`, roughly."""
+        _check_system(matvec, b)
 
         def term(carry, _):
             total, power = carry
@@ -175,13 +211,69 @@ class Neumann:
         return jax.tree.map(lambda x: self.scale * x, total)
 
 
+def _check_settings(tol: Any, maxiter: Any, damping: Any) -> None:
+    """What the solvers share; with any other they would give no solution."""
+    if tol is not None:
+        _validate.number("tol", tol, low=0.0, below=1.0, use=_ZERO)
+    if maxiter is not None:
+        _validate.count("maxiter", maxiter, minimum=1, use=_ZERO)
+    _validate.number("damping", damping, low=0.0, below=float("inf"))
+
+
+_ZERO = "Leave it out for the default; a solver that takes no step gives 0."
+
+
+def _check_system(matvec: Any, b: Any) -> None:
+    """`matvec` maps trees like `b`, which are floats, to trees like `b`."""
+    _validate.function("matvec", matvec)
+    for leaf in (leaves := jax.tree.leaves(b)):
+        is_array = hasattr(leaf, "dtype") or isinstance(leaf, float | complex)
+        if not is_array or not is_inexact(leaf):
+            raise TypeError(
+                f"`b` must be a tree of float arrays; got {_validate.kind(leaf)} in it."
+            )
+    if not leaves:
+        raise TypeError(f"`b` must be a tree of float arrays; got {b!r} without any.")
+    out, like = jax.eval_shape(matvec, b), jax.eval_shape(lambda b: b, b)
+    if jax.tree.structure(out) != jax.tree.structure(like) or any(
+        (x.shape, x.dtype) != (y.shape, y.dtype)
+        for x, y in zip(jax.tree.leaves(out), jax.tree.leaves(like), strict=True)
+    ):
+        raise ValueError(
+            f"`matvec` must keep the tree, shapes and dtypes of `b`; got {out}, for"
+            f" {like}."
+        )
+
+
+def _widened(
+    solve: Callable[..., tuple[PyTree, Any]], matvec: MatVec, b: PyTree, options: Any
+) -> PyTree:
+    """Solve in float32 what is in half precision.
+
+    LAPACK has none of it, and dot products of it are too rough to be orthogonal.
+    """
+
+    def wide(tree):
+        half = lambda x: jnp.finfo(x.dtype).bits < 32
+        return jax.tree.map(lambda x: x.astype(jnp.float32) if half(x) else x, tree)
+
+    b = jax.tree.map(jnp.asarray, b)
+    x = solve(lambda x: wide(matvec(cast_like(x, b))), wide(b), **options)[0]
+    return cast_like(x, b)
+
+
 def _damped(matvec: MatVec, damping: float) -> MatVec:
-    if not damping:
+    if isinstance(damping, int | float) and not damping:
         return matvec
-    return lambda x: jax.tree.map(lambda ax, x: ax + damping * x, matvec(x), x)
+    return lambda x: jax.tree.map(
+        lambda ax, x: ax + jnp.asarray(damping, x.dtype) * x, matvec(x), x
+    )
 
 
 def _tol(tol: float | None, b: PyTree) -> float:
     if tol is not None:
         return tol
-    return 1e-10 if jnp.result_type(*jax.tree.leaves(b)) == jnp.float64 else 1e-6
+    precision = jnp.finfo(jnp.result_type(*jax.tree.leaves(b)))
+    # below a few rounding errors the residual does not fall
+    defaults = {64: 1e-10, 32: 1e-6}
+    return defaults.get(precision.bits, float(precision.eps))
