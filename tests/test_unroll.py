@@ -242,10 +242,3 @@ def test_complex_values_carry_derivatives(adjoint):
     for i, direction in enumerate([(1.0, 0.0), (0.0, 1.0)]):
         slope = central_difference(lambda at: meta_loss(*at), at, direction)
         assert_trees_close(grads[i], slope, F64_DIFFERENCE)
-
-
-def test_forward_mode_through_mixed_is_refused():
-    meta_loss = functools.partial(problems()["quadratic"].meta_loss, Unroll(), 3)
-    args = problems()["quadratic"].args
-    with pytest.raises(TypeError, match=r"forward-mode .* custom_vjp"):
-        jax.jvp(meta_loss, (args,), (args,))

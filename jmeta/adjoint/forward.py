@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import zero_from_primal
 
+from jmeta import _validate
 from jmeta._jaxpr import hoist
 from jmeta._tree import is_inexact
 from jmeta._typing import PyTree
@@ -14,6 +15,9 @@ from jmeta._varying import vary, varying_axes
 from jmeta.adjoint._base import Loop, Outcome, scan
 from jmeta.adjoint._gradient import reverse_gradient
 from jmeta.adjoint._symbolic import differentiated
+
+
+_LIMIT = "It is the most numbers that may be differentiated."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +35,7 @@ class ForwardMode:
             `steps`; a callable hyperparameter counts what it captures.
 
     Raises:
+        TypeError: `limit` is no integer.
         ValueError: More numbers are differentiated than `limit`; says how many. Use
             `Unroll` for initial parameters, data and learned losses.
 
@@ -57,6 +62,9 @@ class ForwardMode:
     """
 
     limit: int = 64
+
+    def __post_init__(self):
+        _validate.count("limit", self.limit, use=_LIMIT)
 
     def __call__(self, loop: Loop) -> Outcome:
         """Run the loop so that its derivative is carried forward with it."""

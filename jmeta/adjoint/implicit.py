@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import optax
 from jax.custom_derivatives import zero_from_primal
 
+from jmeta import _validate
 from jmeta._jaxpr import hoist
 from jmeta._typing import PyTree
 from jmeta._varying import vary, varying_axes
+from jmeta.adjoint import _check
 from jmeta.adjoint._base import Loop, Outcome, scan
 from jmeta.adjoint._gradient import reverse_gradient
 from jmeta.adjoint._symbolic import differentiated
@@ -19,6 +21,10 @@ from jmeta.linear_solve import CG, GMRES, Neumann, NormalCG
 
 Condition = Callable[[PyTree], PyTree]
 """`params -> residual`, a tree like the parameters, which is 0 at the solution."""
+
+
+Solver = CG | NormalCG | GMRES | Neumann | Callable[..., PyTree]
+"""`(matvec, b) -> x`, the solution of `matvec(x) = b`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +89,10 @@ class Root:
     Args:
         fn: From parameters to a tree like them; may capture traced values.
 
+    Raises:
+        TypeError: `fn` is no function.
+        ValueError: It gives a tree, shapes or dtypes unlike the parameters'.
+
     Example:
         >>> import jax, jax.numpy as jnp, jmeta
         >>> def root(a):  # the loop finds it in its own way
@@ -100,10 +110,15 @@ class Root:
 
     fn: Condition
 
+    def __post_init__(self):
+        _validate.function("fn", self.fn, use="It maps parameters to a tree like them.")
+
     def residual(self, loop: Loop, carry: Any, x: PyTree, params: PyTree) -> PyTree:
         """`fn` at `params`."""
         del loop, carry, x
-        return self.fn(params)
+        residual = self.fn(params)
+        _check.residual(residual, params)
+        return residual
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,7 +141,8 @@ class Implicit:
 
     Args:
         solver: `CG()`, for a symmetric positive definite dF/dp such as the Hessian at a
-            minimum; `NormalCG()` or `GMRES()` for any other; `Neumann()`.
+            minimum; `NormalCG()` or `GMRES()` for any other; `Neumann()`; or a function
+            `(matvec, b) -> x` of yours, which can be transposed.
         condition: `StationaryPoint()`; `FixedPoint()`, which a transform's own weight
             decay needs, since the loss does not contain it; or `Root(fn)`.
         tol: Stop as soon as the condition's norm is at most this; `steps` is then a
@@ -134,6 +150,7 @@ class Implicit:
             not taken are 0.
 
     Raises:
+        TypeError: A setting of the wrong kind.
         ValueError: Initial parameters, an optimizer state, perturbations, a batch for
             each step, or a setting outside the condition is differentiated.
 
@@ -154,9 +171,18 @@ class Implicit:
         (2022), Efficient and modular implicit differentiation, arXiv:2105.15183.
     """
 
-    solver: CG | NormalCG | GMRES | Neumann = CG()  # noqa: RUF009 (frozen)
+    solver: Solver = CG()  # noqa: RUF009 (frozen)
     condition: StationaryPoint | FixedPoint | Root = StationaryPoint()
     tol: float | None = None
+
+    def __post_init__(self):
+        _check.solver(self.solver)
+        use = "Wrap a function: `Root(fn)`." if callable(self.condition) else ""
+        conditions = StationaryPoint, FixedPoint, Root
+        must = "`StationaryPoint()`, `FixedPoint()` or `Root(fn)`"
+        _validate.instance("condition", self.condition, conditions, must, use=use)
+        if self.tol is not None:
+            _validate.number("tol", self.tol, low=0.0, below=float("inf"))
 
     def __call__(self, loop: Loop) -> Outcome:
         """Run the loop so that its end can be differentiated implicitly."""
@@ -304,6 +330,10 @@ def proximal(params: PyTree, center: PyTree, weight: jax.typing.ArrayLike) -> ja
     Returns:
         A scalar.
 
+    Raises:
+        TypeError: `weight` is no number.
+        ValueError: `center` is another tree, or of other shapes.
+
     Example:
         >>> import jax.numpy as jnp
         >>> float(proximal({"w": jnp.array([1.0, 3.0])}, {"w": jnp.zeros(2)}, 0.5))
@@ -313,5 +343,7 @@ def proximal(params: PyTree, center: PyTree, weight: jax.typing.ArrayLike) -> ja
         Rajeswaran et al. (2019), Meta-learning with implicit gradients,
         arXiv:1909.04630.
     """
+    _validate.number("weight", weight)
+    _check.center(center, params)
     squares = jax.tree.map(lambda p, c: jnp.sum((p - c) ** 2), params, center)
     return 0.5 * jnp.asarray(sum(jax.tree.leaves(squares))) * weight

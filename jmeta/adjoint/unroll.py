@@ -8,6 +8,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from jmeta import _validate
 from jmeta._checkpoint import KEEP
 from jmeta._typing import PyTree
 from jmeta.adjoint._base import Gradient, Loop, Objective, Outcome, Step, scan
@@ -16,6 +17,9 @@ from jmeta.adjoint._gradient import (
     mixed_gradient,
     reverse_gradient,
 )
+
+
+_ORDER = "1 is first order, 2 exact."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,8 +34,11 @@ class Unroll:
 
     Args:
         mixed: Transpose the inner gradient by a forward-over-reverse Hessian-vector
-            product. Forward mode (`jax.jvp`, `jax.jacfwd`, `jax.hessian`) cannot go
-            through this; use `ForwardMode` or `mixed=False` for it.
+            product. Reverse mode of any order goes through this, and forward mode of a
+            reverse one: `jax.hessian`, `jax.jvp` of `jax.grad`. Forward mode of the
+            loop itself (`jax.jvp`, `jax.jacfwd`, `jax.grad` of `jax.jvp`, what
+            `jax.linearize` returns) cannot; use `ForwardMode` or `mixed=False` for it.
+            Under `jax.jit` it is JAX's own TypeError that says so, when it compiles.
             A loss with a `jax.custom_vjp` of its own, whose rule need not be the
             derivative, is transposed by reverse over reverse all the same.
         checkpoint: What is stored: None everything, `"step"` the carry (with `mixed`
@@ -45,6 +52,7 @@ class Unroll:
         unroll: `jax.lax.scan`'s: steps in one iteration of the compiled loop.
 
     Raises:
+        TypeError: A setting of another type, or forward mode through `mixed`.
         ValueError: A setting outside the values above.
 
     Example:
@@ -70,22 +78,29 @@ class Unroll:
     unroll: int = 1
 
     def __post_init__(self):
-        if self.checkpoint not in (None, "step", "nested"):
-            raise ValueError(
-                f'`checkpoint` must be None, "step" or "nested"; got'
-                f" {self.checkpoint!r}."
-            )
-        if self.order not in (1, 2):
-            raise ValueError(f"`order` must be 1 or 2; got {self.order!r}.")
-        if self.last is not None and (not isinstance(self.last, int) or self.last < 0):
-            raise ValueError(
-                f"`last` must be None or a number of steps from 0; got {self.last!r}."
-            )
-        if not isinstance(self.unroll, int) or self.unroll < 1:
-            raise ValueError(f"`unroll` must be at least 1; got {self.unroll!r}.")
+        _validate.flag("mixed", self.mixed)
+        _validate.one_of("checkpoint", self.checkpoint, (None, "step", "nested"))
+        if self.last is not None:
+            _validate.count("last", self.last, use="None is every step.")
+        _validate.count("order", self.order, minimum=1, use=_ORDER)
+        _validate.one_of("order", self.order, (1, 2))
+        _validate.count("unroll", self.unroll, minimum=1)
 
     def __call__(self, loop: Loop) -> Outcome:
         """Run the loop so that reverse mode goes back through its steps."""
+        try:
+            return self._run(loop)
+        except (TypeError, NotImplementedError) as error:
+            if not self._is_forward_mode(loop, error):
+                raise
+            raise TypeError(
+                "`mixed=True` has no forward mode: neither `jax.jvp`, `jax.jacfwd` nor"
+                f" `jax.linearize` goes through it; got JAX's `{error}`. Use"
+                " `ForwardMode()` or `Unroll(mixed=False)`; for second derivatives take"
+                " `jax.hessian`, or forward mode of `jax.grad`."
+            ) from error
+
+    def _run(self, loop: Loop) -> Outcome:
         cut = 0 if self.last is None else max(loop.steps - self.last, 0)
         if not cut:
             gradient = self._gradient(loop.objective, loop.perturbations)
@@ -96,9 +111,14 @@ class Unroll:
         late = jax.tree.map(lambda x: x[cut:], loop.xs)
         carry, early_ys = self._without_derivative(loop, early, cut)
         rest = loop._replace(carry=carry, xs=late, steps=loop.steps - cut)
-        carry, late_ys = dataclasses.replace(self, last=None)(rest)[:2]
+        carry, late_ys = dataclasses.replace(self, last=None)._run(rest)[:2]
         ys = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), early_ys, late_ys)
         return Outcome(carry, ys)
+
+    def _is_forward_mode(self, loop, error) -> bool:
+        ours = self.mixed and self.order == 2 and not loop.objective.foreign_rule
+        # the words by which JAX refuses to carry a tangent through a reverse-mode rule
+        return ours and any(word in str(error) for word in ("custom_vjp", "custom_lin"))
 
     def _gradient(self, objective: Objective, perturbations: PyTree) -> Gradient:
         if self.order == 1:

@@ -1,0 +1,56 @@
+"""Refuse what implicit differentiation cannot take, and say what to pass."""
+
+import inspect
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import keystr, tree_leaves_with_path
+
+from jmeta import _validate
+from jmeta._typing import PyTree
+
+
+def solver(solver: Any) -> None:
+    """`solver` can be called with a matrix as a function and a right-hand side."""
+    must = "a solver such as `CG()`, or a function `(matvec, b) -> x`"
+    _validate.strategy("solver", solver, must)
+    try:
+        inspect.signature(solver).bind(None, None)
+    except TypeError:
+        raise TypeError(
+            f"`solver` must be {must}; got {_validate.kind(solver)}, which does not"
+            " take these two arguments."
+        ) from None
+
+
+def residual(residual: PyTree, params: PyTree) -> None:
+    """What the function of `Root` gives is like the parameters."""
+    _like("fn", residual, params, "the parameters", dtypes=True)
+
+
+def center(center: PyTree, params: PyTree) -> None:
+    """The center of `proximal` is like its parameters."""
+    _like("center", center, params, "`params`", dtypes=False)
+
+
+def _like(name, tree, params, other, dtypes):
+    message = f"`{name}` must give" if name == "fn" else f"`{name}` must be"
+    use = f"Give one number for each in {other}."
+    message = f"{message} a tree like {other}"
+    got, expected = map(jax.tree.structure, (tree, params))
+    if got != expected:
+        raise ValueError(f"{message}; got {got}, expected {expected}. {use}")
+    pairs = zip(tree_leaves_with_path(tree), jax.tree.leaves(params), strict=True)
+    for (path, leaf), param in pairs:
+        got, expected = (_form(x, dtypes) for x in (leaf, param))
+        if got != expected:
+            raise ValueError(
+                f"{message}; got {got} at the leaf {keystr(path)!r}, expected"
+                f" {expected}. {use}"
+            )
+
+
+def _form(leaf, dtypes):
+    shape = f"shape {jnp.shape(leaf)}"
+    return f"{shape} and dtype {jnp.result_type(leaf)}" if dtypes else shape
