@@ -1,6 +1,5 @@
 """Refuse what an inner loop cannot take, and say what to pass."""
 
-import inspect
 from typing import Any
 
 import jax
@@ -30,22 +29,6 @@ def steps(steps: Any) -> None:
         )
     if steps < 0:
         raise ValueError(f"`steps` must be at least 0; got {steps}.")
-
-
-def transform(tx: Any) -> None:
-    """`tx` is an optax transform."""
-    if isinstance(tx, optax.GradientTransformation):
-        return
-    use = "Pass an optax transform such as `jmeta.optim.sgd(lr=0.1)`."
-    if isinstance(tx, int | float):
-        use = f"Pass `jmeta.optim.sgd(lr={tx})` for a learning rate."
-    elif inspect.isclass(tx) or inspect.isroutine(tx):
-        use = f"Call it: pass `{getattr(tx, '__name__', 'tx')}(...)`."
-    elif isinstance(getattr(tx, "tx", None), optax.GradientTransformation):
-        use = "Pass the transform that it wraps, its attribute `.tx`."
-    elif callable(getattr(tx, "gradient_transformation", None)):
-        use = "Pass its `.gradient_transformation()`."
-    raise TypeError(f"`tx` must be an optax transform; got {_kind(tx)}. {use}")
 
 
 def one_batch(batch: PyTree, batches: PyTree, steps: int) -> None:
@@ -128,9 +111,3 @@ def time(time: int, times: int) -> None:
             f"`time` must be from 0 (the initial parameters) to {times - 1} (after the"
             f" last step), or negative from the end; got {time}."
         )
-
-
-def _kind(x):
-    if inspect.isclass(x):
-        return f"the class {x.__name__}"
-    return f"{x!r}" if isinstance(x, int | float) else f"a {type(x).__name__}"

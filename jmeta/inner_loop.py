@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jmeta import _check
+from jmeta import _check, _validate
 from jmeta._jaxpr import hoist
 from jmeta._objective import make_objective
 from jmeta._step import Carry, Training, Y, constant
@@ -158,7 +158,7 @@ def inner_loop(
         arXiv:1910.01727.
     """
     _check.steps(steps)
-    _check.transform(tx)
+    _validate.transform("tx", tx)
     _check.one_batch(batch, batches, steps)
     params, state, batch, batches = strong((params, state, batch, batches))
     trained, merge = split_by_path(params, trainable or (lambda path: True))

@@ -8,7 +8,7 @@ import jax
 import optax
 from flax import linen
 
-from jmeta import _check
+from jmeta import _check, _validate
 from jmeta._typing import Key, PyTree
 from jmeta.inner_loop import Run, inner_loop
 from jmeta.tasks import Task
@@ -76,7 +76,7 @@ def learner(
     A caller that draws keys, such as a training loop, gives one to every task loss;
     a model without randomness need not take it.
     """
-    _check.transform(tx)
+    _validate.transform("tx", tx)
     _check.steps(steps)
     if not callable(apply_fn):
         raise TypeError(

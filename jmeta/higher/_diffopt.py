@@ -1,5 +1,6 @@
 """An optimizer whose every step can be differentiated."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -7,13 +8,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jmeta import _check
+from jmeta import _check, _validate
 from jmeta._tree import strong
 from jmeta._typing import PyTree
 from jmeta.adjoint import Adjoint, Unroll
 from jmeta.higher._fmodel import FunctionalModel
 from jmeta.higher._groups import by_label, group_labels
 from jmeta.higher._loss import pure_loss
+from jmeta.higher._options import check_options
+from jmeta.higher._turn import Turn
 from jmeta.inner_loop import inner_loop
 
 GradCallback = Callable[[PyTree], PyTree]
@@ -43,7 +46,13 @@ class DifferentiableOptimizer:
         grad_callback: GradCallback | None = None,
         track_higher_grads: bool = True,
     ):
-        _check.transform(tx)
+        _validate.transform("tx", tx)
+        _validate.floats("params", params, use="They are what the optimizer trains.")
+        if fmodel is not None:
+            must = "a model, as `monkeypatch` makes it, or None"
+            _validate.instance("fmodel", fmodel, FunctionalModel, must)
+        check_options(device, override, grad_callback)
+        _validate.flag("track_higher_grads", track_higher_grads)
         params = strong(params)
         first = tx.init(params)
         if opt_state is not None:
@@ -58,6 +67,7 @@ class DifferentiableOptimizer:
         self._grad_callback = grad_callback
         self._track_higher_grads = track_higher_grads
         self._fmodel = fmodel
+        self._turn = Turn() if fmodel is None else fmodel._turn
         self._steps = 0
 
     def step(
@@ -83,6 +93,7 @@ class DifferentiableOptimizer:
             TypeError: `loss_fn` is a loss and no function, or takes other arguments.
             ValueError: The loss does not depend on the parameters, or see
                 `inner_loop`.
+            RuntimeError: Another thread is in a step of the same optimizer or model.
         """
         return self._train(loss_fn, 1, None, override, grad_callback, params, Unroll())
 
@@ -117,14 +128,24 @@ class DifferentiableOptimizer:
         Raises:
             TypeError: As in `step`.
             ValueError: As in `step`.
+            RuntimeError: As in `step`.
         """
         return self._train(
             loss_fn, steps, batches, override, grad_callback, params, adjoint
         )
 
-    def _train(self, loss_fn, steps, batches, override, grad_callback, params, adjoint):
+    def _train(self, *args):
+        with self._turn.taken():
+            return self._train_alone(*args)
+
+    def _train_alone(
+        self, loss_fn, steps, batches, override, grad_callback, params, adjoint
+    ):
+        _validate.adjoint("adjoint", adjoint)
+        check_options(None, override, grad_callback)
         if params is None:
             params = self._fast_params()
+        _validate.floats("params", params, use="They are what the step starts from.")
         hyperparams = self._override | by_label(override, self._labels)
         state = None if self._fmodel is None else self._fmodel.state
         run = inner_loop(
@@ -195,7 +216,7 @@ def get_diff_optim(
         The optimizer.
 
     Raises:
-        TypeError: `tx` is no transform.
+        TypeError: An argument of the wrong kind.
         ValueError: `opt_state` or a list in `override` does not fit `tx`.
 
     Example:
@@ -251,7 +272,8 @@ def create_diff_optim(
         The optimizer.
 
     Raises:
-        TypeError: `opt_type` is no factory.
+        TypeError: `opt_type` is no factory, `opt_kwargs` are not its arguments, or
+            another argument is of the wrong kind.
         ValueError: Neither `params` nor `fmodel`.
 
     Example:
@@ -264,14 +286,19 @@ def create_diff_optim(
     if not callable(opt_type) or isinstance(opt_type, optax.GradientTransformation):
         raise TypeError(
             "`opt_type` must be a factory of transforms, such as `jmeta.optim.sgd`;"
-            f" got {opt_type!r}. A transform goes to `get_diff_optim`."
+            f" got {_validate.kind(opt_type)}. A transform goes to `get_diff_optim`."
         )
+    kwargs = {} if opt_kwargs is None else opt_kwargs
+    _validate.mapping("opt_kwargs", kwargs, use="Pass for example `{'lr': 0.1}`.")
     if params is None:
-        if fmodel is None:
-            raise ValueError("Pass `params` or `fmodel`, to say what is to be trained.")
+        if not isinstance(fmodel, FunctionalModel):
+            raise ValueError(
+                "Pass `params` or `fmodel`, to say what is to be trained; got"
+                f" {_validate.kind(fmodel)} for `fmodel`, and no `params`."
+            )
         params = fmodel.fast_params
     return DifferentiableOptimizer(
-        opt_type(**(opt_kwargs or {})),
+        _made(opt_type, kwargs),
         params,
         fmodel,
         device=device,
@@ -279,3 +306,23 @@ def create_diff_optim(
         grad_callback=grad_callback,
         track_higher_grads=track_higher_grads,
     )
+
+
+def _made(opt_type, kwargs):
+    """The transform that a factory makes."""
+    name = getattr(opt_type, "__name__", "opt_type")
+    signature = inspect.signature(opt_type)
+    try:
+        signature.bind(**kwargs)
+    except TypeError as error:
+        raise TypeError(
+            f"`opt_kwargs` must be arguments of `{name}`; got {sorted(kwargs)}: {error}."
+            f" It takes {', '.join(f'`{name}`' for name in signature.parameters)}."
+        ) from None
+    tx = opt_type(**kwargs)
+    if not isinstance(tx, optax.GradientTransformation):
+        raise TypeError(
+            "`opt_type` must be a factory of transforms, such as `jmeta.optim.sgd`; got"
+            f" {_validate.kind(opt_type)}, which made {_validate.kind(tx)}."
+        )
+    return tx

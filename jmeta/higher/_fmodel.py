@@ -2,15 +2,20 @@
 
 import contextlib
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
+from jax.tree_util import keystr, tree_leaves_with_path
 
-from jmeta import _check
+from jmeta import _check, _validate
 from jmeta._tree import strong
 from jmeta._typing import PyTree
 from jmeta.functional import make_functional
+from jmeta.higher._options import check_device, check_model
+from jmeta.higher._turn import Turn
 from jmeta.inner_loop import Run
 
 
@@ -57,6 +62,7 @@ class FunctionalModel:
         self._track_higher_grads = track_higher_grads
         self._times: list[Callable[[], PyTree]] = [lambda: params]
         self._loss: _Loss | None = None
+        self._turn = Turn()
 
     def __call__(self, *args: Any, params: PyTree = None, **kwargs: Any) -> Any:
         """Apply the model; all arguments but `params` are passed on."""
@@ -80,6 +86,7 @@ class FunctionalModel:
 
     @fast_params.setter
     def fast_params(self, params: PyTree) -> None:
+        _validate.floats("fast_params", params)
         params = strong(params)
         _check_like(params, self.fast_params)
         self._append([lambda: params])
@@ -97,6 +104,7 @@ class FunctionalModel:
                 count from the end; None is the newest.
 
         Raises:
+            TypeError: `time` is no integer.
             ValueError: Another time than the newest without `track_higher_grads`.
             IndexError: There is no such time.
 
@@ -106,6 +114,10 @@ class FunctionalModel:
             `inner_loop` its `perturbations`.
         """
         time = -1 if time is None else time
+        if isinstance(time, bool) or not isinstance(time, int | np.integer):
+            raise TypeError(
+                f"`time` must be a Python integer or None; got {_validate.kind(time)}."
+            )
         if not self._track_higher_grads and time != -1:
             raise ValueError(
                 "With `track_higher_grads=False` only the newest parameters are kept,"
@@ -114,8 +126,7 @@ class FunctionalModel:
             )
         _check.time(time, len(self._times))
         if self._loss is not None and time in (-1, len(self._times) - 1):
-            self._loss.reached = True
-            return self._loss.params
+            return self._loss.read()
         return self._times[time]()
 
     def _append(self, times: list[Callable[[], PyTree]]) -> None:
@@ -156,6 +167,17 @@ class _Loss:
     def __init__(self, params: PyTree):
         self.params = params
         self.reached = False
+        self.thread = threading.get_ident()
+
+    def read(self) -> PyTree:
+        if self.thread != threading.get_ident():
+            raise RuntimeError(
+                "`fmodel` must be read by one thread at a time; got a call while another"
+                " thread differentiates a loss of its parameters. Give each thread its"
+                " own, or hold a `threading.Lock` around `step` and the call."
+            )
+        self.reached = True
+        return self.params
 
 
 def monkeypatch(
@@ -180,7 +202,7 @@ def monkeypatch(
         The model with fast parameters.
 
     Raises:
-        TypeError: `model` is none of these.
+        TypeError: `model` is none of these, or another argument is of the wrong kind.
 
     Example:
         >>> import jax.numpy as jnp
@@ -189,7 +211,13 @@ def monkeypatch(
         >>> [float(fmodel.parameters(time=t)) for t in (0, 1)], float(fmodel(10.0))
         ([2.0, 3.0], 30.0)
     """
+    check_model(model)
+    check_device(device)
+    _validate.flag("copy_initial_weights", copy_initial_weights)
+    _validate.flag("track_higher_grads", track_higher_grads)
     apply_fn, params, state = _split(model)
+    _validate.function("model", apply_fn, use="Its first entry is `apply_fn`.")
+    _validate.arrays("model", params, use="Its second entry is `params`.")
     params, state = jax.device_put(strong((params, state)), device)
     if copy_initial_weights:
         params = jax.lax.stop_gradient(params)
@@ -227,3 +255,10 @@ def _check_like(params, before):
             "`fast_params` must be a tree like the parameters before; got"
             f" {jax.tree.structure(params)}, expected {jax.tree.structure(before)}."
         )
+    pairs = zip(tree_leaves_with_path(params), jax.tree.leaves(before), strict=True)
+    for (path, leaf), old in pairs:
+        if leaf.shape != old.shape:
+            raise ValueError(
+                "`fast_params` must be a tree like the parameters before; got shape"
+                f" {leaf.shape} at the leaf {keystr(path)!r}, expected {old.shape}."
+            )

@@ -54,7 +54,7 @@ def by_label(
     converted = {}
     for name, value in (override or {}).items():
         if isinstance(value, list):
-            if len(value) not in (1, len(labels)):
+            if len(value) not in (1, len(labels) or 1):
                 groups = f"{len(labels)} parameter groups, in this order: {labels}"
                 raise ValueError(
                     f"`override` must have one value for `{name}`, or one for each of"

@@ -52,7 +52,7 @@ def innerloop_ctx(
         The model with fast parameters and the optimizer that trains it.
 
     Raises:
-        TypeError: `model` or `tx` is of the wrong kind.
+        TypeError: An argument of the wrong kind, such as `model` and `tx` swapped.
         ValueError: `opt_state` or a list in `override` does not fit `tx`.
 
     Example:

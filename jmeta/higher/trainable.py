@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.tree_util import DictKey, GetAttrKey, KeyPath, SequenceKey
 
-from jmeta import _check
+from jmeta import _validate
 from jmeta._tree import is_float, strong
 from jmeta._typing import PyTree
 from jmeta.higher._groups import by_label, group_labels
@@ -38,7 +38,7 @@ def get_trainable_opt_params(tx: optax.GradientTransformation) -> dict[str, Any]
         >>> sorted(values), values["lr"][0].item(), len(values["betas"][0])
         (['betas', 'eps', 'lr', 'weight_decay'], 0.5, 2)
     """
-    _check.transform(tx)
+    _validate.transform("tx", tx)
     opt_state = tx.init({})
     found = places(opt_state)
     labels = group_labels(opt_state) or [None]
@@ -89,7 +89,7 @@ def apply_trainable_opt_params(
         schedule for good.
 
     Raises:
-        TypeError: `tx` is no transform.
+        TypeError: `tx` is no transform, or `values` no mapping.
         ValueError: An unknown name, or a value that does not fit; from its `init`.
 
     Example:
@@ -98,7 +98,9 @@ def apply_trainable_opt_params(
         >>> tx.init({}).hyperparams["lr"].item()
         0.5
     """
-    _check.transform(tx)
+    _validate.transform("tx", tx)
+    use = "Take them from `get_trainable_opt_params(tx)`."
+    _validate.mapping("values", values, use=use)
     inner_update = optax.with_extra_args_support(tx).update
 
     def targets(opt_state, params):

@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh
 from jax.tree_util import keystr, tree_leaves_with_path
 
-from jmeta import _check
+from jmeta import _check, _validate
 from jmeta._tree import is_inexact
 from jmeta._typing import Key, PyTree
 from jmeta.train._checkpoints import Checkpoints
@@ -198,7 +198,7 @@ def fit(
 
 
 def _check_arguments(tx, steps, nonfinite, **counts):
-    _check.transform(tx)
+    _validate.transform("tx", tx)
     _check.steps(steps)
     for name, count in counts.items():
         whole = isinstance(count, int | np.integer) and not isinstance(count, bool)

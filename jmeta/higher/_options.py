@@ -1,0 +1,44 @@
+"""Refuse options of the wrong kind, which several functions take."""
+
+from typing import Any
+
+import jax
+import optax
+
+from jmeta import _validate
+
+
+def check_options(device: Any, override: Any, grad_callback: Any) -> None:
+    """A place, settings by name and a function, each of them or None."""
+    check_device(device)
+    if override is not None:
+        use = "Pass for example `{'lr': [0.1]}`."
+        _validate.mapping("override", override, use=use)
+    if grad_callback is not None:
+        _validate.function(
+            "grad_callback", grad_callback, use="It maps gradients to gradients."
+        )
+
+
+def check_device(device: Any) -> None:
+    """A device of JAX's, a sharding, or None."""
+    if device is None:
+        return
+    use = "Pass for example `jax.devices('cpu')[0]`."
+    if isinstance(device, str):
+        kind, _, index = device.partition(":")
+        kind = "gpu" if kind == "cuda" else kind
+        index = index if index.isdigit() else "0"
+        use = f"Pass `jax.devices({kind!r})[{index}]`."
+    places = jax.Device, jax.sharding.Sharding
+    _validate.instance("device", device, places, "a `jax.Device` or sharding", use=use)
+
+
+def check_model(model: Any) -> None:
+    """No optimizer in a model's place."""
+    if isinstance(model, optax.GradientTransformation):
+        raise TypeError(
+            "`model` must be an nnx module, `(linen module, variables)`, `(apply_fn,"
+            " params)` or `(apply_fn, params, state)`; got an optax transform. The"
+            " model comes first: `innerloop_ctx(model, tx)`."
+        )
