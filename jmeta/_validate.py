@@ -147,22 +147,38 @@ def transform(name: str, value: Any) -> None:
 
 def adjoint(name: str, value: Any) -> None:
     """A way to differentiate a loop: an object of jmeta's, or a function of a loop."""
-    strategy(
-        name, value, "an adjoint, such as `Unroll()`, `ForwardMode()`, `Implicit()`"
-    )
+    strategy(name, value, "an adjoint, such as `Unroll()`, `ForwardMode()`", "loop")
 
 
-def strategy(name: str, value: Any, must: str) -> None:
-    """An object that is called, with its own settings: no class, string or number."""
+def strategy(name: str, value: Any, must: str, *arguments: str) -> None:
+    """An object with settings of its own that is called with these arguments."""
     if inspect.isclass(value):
         raise TypeError(
-            f"`{name}` must be {must}; got {kind(value)}. Call it:"
-            f" `{value.__name__}()`."
+            f"`{name}` must be {must}; got {kind(value)}. Call it: pass"
+            f" `{value.__name__}(...)`."
         )
     if not callable(value):
         raise TypeError(
             f"`{name}` must be {must}; got {kind(value)}. Pass one of these."
         )
+    if arguments:
+        takes(name, value, *arguments)
+
+
+def takes(name: str, value: Any, *arguments: Any) -> None:
+    """A function that can be called with so many arguments, as far as that is known."""
+    try:
+        signature = inspect.signature(value, follow_wrapped=False)
+    except (TypeError, ValueError):  # of a compiled function nothing is known
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        many = "1 argument" if len(arguments) == 1 else f"{len(arguments)} arguments"
+        raise TypeError(
+            f"`{name}` must be a function of {many} here; got {kind(value)} of"
+            f" {signature}: {error}."
+        ) from None
 
 
 def arrays(name: str, tree: Any, *, use: str = "") -> None:
@@ -174,6 +190,17 @@ def floats(name: str, tree: Any, *, use: str = "") -> None:
     """A pytree of float (or complex) arrays, one or more, which can have a gradient."""
     is_inexact = lambda dtype: jnp.issubdtype(dtype, jnp.inexact)
     _check_leaves(name, tree, "float arrays", is_inexact, use)
+
+
+def traceable(name: str, tree: Any, *, use: str = "") -> None:
+    """A pytree of arrays, numbers and `jax.ShapeDtypeStruct`s; it may be empty."""
+    for path, leaf in tree_leaves_with_path(tree):
+        if _numeric_dtype(leaf) is None and not isinstance(leaf, jax.ShapeDtypeStruct):
+            at = f" at the leaf {keystr(path)!r}" if path else ""
+            raise TypeError(
+                f"`{name}` must be a pytree of arrays; got {kind(leaf)}{at}."
+                f"{_then(use)}"
+            )
 
 
 def kind(x: Any) -> str:
@@ -220,8 +247,9 @@ def _numeric_dtype(leaf):
         return jnp.result_type(leaf)
     if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
         return None
-    is_numeric = isinstance(leaf, jax.Array) or leaf.dtype.kind not in "OSUVMm"
-    return leaf.dtype if is_numeric else None
+    # numpy knows bfloat16 as no number of its own
+    of_jax = isinstance(leaf, jax.Array) or leaf.dtype == bool
+    return leaf.dtype if of_jax or jnp.issubdtype(leaf.dtype, np.number) else None
 
 
 def _is(value, option):

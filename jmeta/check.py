@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 
+from jmeta import _validate
 from jmeta._differences import Estimate, directional_derivative
 from jmeta._origin import Origin, find_origin
 from jmeta._tree import is_float
@@ -114,6 +115,7 @@ def check_hypergrad(
         A row for each floating-point leaf, and whether all are `.ok`.
 
     Raises:
+        TypeError: An argument of the wrong kind, or `make(adjoint)` is no function.
         ValueError: The meta-loss gives no floating-point scalar, or no argument is a
             float.
 
@@ -136,17 +138,26 @@ def check_hypergrad(
         as an array of shape `[steps]` in `hyperparams`, or zeros as `perturbations`,
         differentiate by it, and draw it with `jmeta.plot.hypergradients`.
     """
+    _validate.function("make", make, use=_MAKE)
+    _validate.takes("make", make, "adjoint")
+    _validate.adjoint("adjoint", adjoint)
+    if args:
+        _validate.arrays("args", args)
     leaves, treedef = jax.tree.flatten(args)
     moving = [i for i, leaf in enumerate(leaves) if is_float(leaf)]
     if not moving:
         raise ValueError(
-            "There must be a floating-point argument to differentiate by; got leaves of"
-            f" dtypes {[str(jnp.result_type(leaf)) for leaf in leaves]}."
+            "There must be a floating-point argument in `args` to differentiate by; got"
+            f" leaves of dtypes {[str(jnp.result_type(leaf)) for leaf in leaves]}."
         )
     floats = [_widest(leaves[i]) for i in moving]
 
     def loss_of(adjoint):
         meta_loss = make(adjoint)
+        if not callable(meta_loss):
+            got = _validate.kind(meta_loss)
+            raise TypeError(f"`make` must give the meta-loss; got {got}. {_MAKE}")
+        _validate.takes("make(adjoint)", meta_loss, *args)
 
         def loss(floats):
             full = list(leaves)
@@ -322,9 +333,14 @@ def _widest(leaf):
 
 
 def _scalar(loss):
-    if jnp.shape(loss) or not is_float(loss):
+    is_array = isinstance(loss, jax.Array | np.ndarray | np.generic | float)
+    if not is_array or jnp.shape(loss) or not is_float(loss):
+        got = jax.typeof(loss) if is_array else _validate.kind(loss)
         raise ValueError(
             "`make(adjoint)` must be the meta-loss, which gives a floating-point"
-            f" scalar; got {jax.typeof(loss)}. Pass the function, not its gradient."
+            f" scalar; got {got}. Pass the function, not its gradient."
         )
     return loss
+
+
+_MAKE = "Pass `lambda adjoint: meta_loss`, whose loop takes the adjoint."

@@ -8,6 +8,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 from jax.tree_util import keystr, tree_leaves_with_path
 
+from jmeta import _validate
 from jmeta._jaxpr import Watch, evaluate, flow, place
 
 
@@ -102,6 +103,10 @@ def explain(fun: Callable[..., Any], *args: Any) -> Explanation:
     Returns:
         A row for each leaf of the arguments; `.dot()` draws it.
 
+    Raises:
+        TypeError: `fun` is no function of these arguments, or takes or gives anything
+            but arrays.
+
     Example:
         >>> import jax, jax.numpy as jnp, jmeta
         >>> def fun(x, y, n, z):
@@ -114,7 +119,16 @@ def explain(fun: Callable[..., Any], *args: Any) -> Explanation:
         reaching. A rule that cannot be transposed as a whole, as those of `ForwardMode`
         over its limit and `Implicit`, counts as reaching what it computes with.
     """
-    closed = jax.make_jaxpr(fun)(*args)
+    _validate.function("fun", fun, use="Pass the function and what it is called with.")
+    _validate.takes("fun", fun, *args)
+    _validate.traceable("args", args)
+
+    def checked(*args):
+        out = fun(*args)
+        _validate.traceable("fun", out, use="Let it return arrays alone.")
+        return out
+
+    closed = jax.make_jaxpr(checked)(*args)
     inputs = [frozenset((i,)) for i in range(len(closed.jaxpr.invars))]
     found = frozenset().union(*flow(closed, inputs, Watch(_cut, _rule)))
     return Explanation(

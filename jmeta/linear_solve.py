@@ -121,8 +121,8 @@ class GMRES:
 
     Raises:
         TypeError: As in `CG`.
-        ValueError: As in `CG`, or it is called inside `jax.shard_map` with `check_vma=True`, which
-            JAX's own GMRES does not support.
+        ValueError: As in `CG`, or it is called inside `jax.shard_map` with
+            `check_vma=True`, which JAX's own GMRES does not support.
 
     Example:
         >>> import jax.numpy as jnp
@@ -169,9 +169,9 @@ class Neumann:
 
     Args:
         terms: How many, from 1.
-        scale: Above 0 and below 2 over the matrix's largest eigenvalue, or the series diverges;
-            for an inner loop of gradient descent its learning rate, and 1 with
-            `FixedPoint()`.
+        scale: Above 0 and below 2 over the matrix's largest eigenvalue, or the series
+            diverges; for an inner loop of gradient descent its learning rate, and 1
+            with `FixedPoint()`.
 
     Raises:
         TypeError: As in `CG`.

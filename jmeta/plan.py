@@ -3,11 +3,12 @@
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
+from jmeta import _validate
 from jmeta._operations import count_operations
 from jmeta.adjoint import Adjoint, ForwardMode, Unroll
 
@@ -148,7 +149,8 @@ def plan(
         A table, with `.best.adjoint` for use in `make`.
 
     Raises:
-        ValueError: `measure` without arrays to run on.
+        TypeError: An argument of the wrong kind, or `make(adjoint)` is no function.
+        ValueError: `measure` without arrays to run on, no adjoint, or a budget below 0.
 
     Example:
         >>> import jax, jmeta
@@ -165,6 +167,7 @@ def plan(
     Note:
         Memory on CPU and on an accelerator differ: plan on the machine's own kind.
     """
+    adjoints = _check(make, args, budget_bytes, adjoints, measure)
     if measure and any(
         isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(args)
     ):
@@ -186,6 +189,26 @@ def plan(
     )
 
 
+def _check(make, args, budget_bytes, adjoints, measure) -> tuple[Adjoint, ...]:
+    _validate.function("make", make, use=_MAKE)
+    _validate.takes("make", make, "adjoint")
+    _validate.traceable("args", args)
+    if budget_bytes is not None:
+        _validate.number("budget_bytes", budget_bytes, low=0.0, use="It is in bytes.")
+    _validate.flag("measure", measure)
+    use = "Put a single one in a list: `[Unroll()]`."
+    _validate.instance("adjoints", adjoints, Iterable, "a list of adjoints", use=use)
+    adjoints = tuple(adjoints)
+    for adjoint in adjoints:
+        _validate.adjoint("adjoints", adjoint)
+    if not adjoints:
+        raise ValueError("`adjoints` must be one adjoint or more; got none.")
+    return adjoints
+
+
+_MAKE = "Pass `lambda adjoint: jax.grad(meta_loss)`, whose loop takes the adjoint."
+
+
 def adjoint_name(adjoint: Any) -> str:
     """An adjoint as it is written, without the settings that are the default's."""
     if not dataclasses.is_dataclass(adjoint) or isinstance(adjoint, type):
@@ -201,11 +224,19 @@ def adjoint_name(adjoint: Any) -> str:
 def _compile(make, adjoint, args):
     start = time.perf_counter()
     try:
-        traced = jax.jit(make(adjoint)).trace(*args)
-        compiled = traced.lower().compile()
+        fun = make(adjoint)
     except Exception as error:  # whatever a candidate raises is its reason
-        text = str(error).strip().split("\n")[0]
-        return Candidate(adjoint, reason=f"{type(error).__name__}: {text}"), None
+        return _failed(adjoint, error), None
+    if not callable(fun):
+        raise TypeError(
+            f"`make` must give a function; got {_validate.kind(fun)} for"
+            f" {adjoint_name(adjoint)}. {_MAKE}"
+        )
+    try:
+        traced = jax.jit(fun).trace(*args)
+        compiled = traced.lower().compile()
+    except Exception as error:  # likewise
+        return _failed(adjoint, error), None
     seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
     if memory is None:
@@ -217,6 +248,11 @@ def _compile(make, adjoint, args):
         compile_seconds=seconds,
     )
     return row, compiled
+
+
+def _failed(adjoint, error):
+    text = str(error).strip().split("\n")[0]
+    return Candidate(adjoint, reason=f"{type(error).__name__}: {text}")
 
 
 def _measure(running, args, rounds=5):

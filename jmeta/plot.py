@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jax.tree_util import keystr, tree_leaves_with_path
+from jax.tree_util import DictKey, keystr, tree_leaves_with_path
 from jax.typing import ArrayLike
 
+from jmeta import _validate
 from jmeta._typing import PyTree
 from jmeta.inner_loop import Run
 
@@ -27,6 +28,7 @@ def hypergradients(values: PyTree, ax: Any = None) -> Any:
         The axes.
 
     Raises:
+        TypeError: Anything but arrays.
         ValueError: A leaf without an axis of steps.
 
     Example:
@@ -36,10 +38,11 @@ def hypergradients(values: PyTree, ax: Any = None) -> Any:
         >>> [line.get_label() for line in ax.get_lines() if line.get_marker() != "None"]
         ['lr']
     """
+    _validate.arrays("values", values)
     curves = {}
     for path, leaf in tree_leaves_with_path(values):
-        curve = np.asarray(leaf)
-        _check_steps(curve, path)
+        curve = _array("values", leaf)
+        _check_steps("values", curve, path)
         name = keystr(path, simple=True, separator=".") or "hypergradient"
         if curve.ndim > 1:
             name = f"norm of {name}"
@@ -65,6 +68,10 @@ def losses(run: Run | Mapping[str, Run | ArrayLike] | ArrayLike, ax: Any = None)
     Returns:
         The axes.
 
+    Raises:
+        TypeError: Neither a run nor an array.
+        ValueError: Losses without an axis of steps.
+
     Example:
         >>> import matplotlib, numpy as np, jmeta
         >>> matplotlib.use("agg")
@@ -72,10 +79,15 @@ def losses(run: Run | Mapping[str, Run | ArrayLike] | ArrayLike, ax: Any = None)
         >>> ax.get_xlabel(), ax.get_ylabel()
         ('step', 'inner loss')
     """
+    named = run if isinstance(run, Mapping) else {"inner loss": run}
+    curves = {
+        name: _array("run", one.losses if isinstance(one, Run) else one)
+        for name, one in named.items()
+    }
+    for name, curve in curves.items():
+        _check_steps("run", curve, (DictKey(name),))
     ax = _axes(ax)
-    for name, one in _named(run).items():
-        curve = np.asarray(one.losses if isinstance(one, Run) else one)
-        _check_steps(curve, ())
+    for name, curve in curves.items():
         tasks = curve.reshape(-1, curve.shape[-1])
         (line,) = ax.plot(tasks.mean(0), label=name)
         if len(tasks) > 1:
@@ -96,6 +108,7 @@ def history(run: Run, ax: Any = None) -> Any:
         The axes, with the norm of the way for each leaf of the parameters.
 
     Raises:
+        TypeError: `run` is no `Run`.
         ValueError: The history was not kept.
 
     Example:
@@ -106,9 +119,12 @@ def history(run: Run, ax: Any = None) -> Any:
         >>> ax.get_lines()[0].get_ydata().tolist()
         [0.0, 0.5, 0.75]
     """
+    use = "Pass what `inner_loop(..., history=True)` gives."
+    _validate.instance("run", run, Run, "a `Run`", use=use)
     if run.history is None:
         raise ValueError(
-            "A plot of the history needs it; call `inner_loop(..., history=True)`."
+            "`run` must have its history; got one without. Call"
+            " `inner_loop(..., history=True)`."
         )
     ax = _axes(ax)
     for path, leaf in tree_leaves_with_path(run.history):
@@ -140,6 +156,7 @@ def adaptation(
         The axes.
 
     Raises:
+        TypeError: Anything but arrays, or `outputs` is no mapping.
         ValueError: More than one input or output, or another number of them.
 
     Example:
@@ -150,18 +167,21 @@ def adaptation(
         >>> [line.get_label() for line in ax.get_lines()]
         ['truth', 'before', 'after']
     """
-    ax = _axes(ax)
-    x = _curve(x, "x")
+    x = _curve("x", x)
     order = np.argsort(x)
-    curve = lambda y, name: (x[order], _curve(y, name, x)[order])
-    if truth is not None:
-        ax.plot(*curve(truth, "truth"), color="k", linewidth=1, label="truth")
-    if seen is not None:
-        points = [_curve(part, "seen") for part in seen]
+    use = "Pass for example `{'after': y}`."
+    _validate.mapping("outputs", outputs, use=use)
+    curves = {name: _curve("outputs", y, x, name) for name, y in outputs.items()}
+    black = None if truth is None else _curve("truth", truth, x)
+    points = None if seen is None else _points(seen)
+    ax = _axes(ax)
+    if black is not None:
+        ax.plot(x[order], black[order], color="k", linewidth=1, label="truth")
+    if points is not None:
         ax.plot(*points, "k^", markersize=5, label="seen")
-    for i, (name, y) in enumerate(outputs.items()):
-        style = (":", "--")[min(i, 1)] if i + 1 < len(outputs) else "-"
-        ax.plot(*curve(y, name), style, color=f"C{i}", label=name)
+    for i, (name, y) in enumerate(curves.items()):
+        style = (":", "--")[min(i, 1)] if i + 1 < len(curves) else "-"
+        ax.plot(x[order], y[order], style, color=f"C{i}", label=name)
     ax.set_xlabel("x")
     ax.set_ylabel("y")
     ax.legend(fontsize="small", framealpha=0.8, edgecolor="none")
@@ -188,8 +208,9 @@ def accuracy(
         The axes. The interval is 1.96 standard errors of the mean to both sides.
 
     Raises:
-        ValueError: An array of another rank, of fewer than two tasks, or with numbers
-            that are no accuracies.
+        TypeError: Anything but arrays.
+        ValueError: Another number of points in `x`, or an array of another rank, of
+            fewer than two tasks, or with numbers that are no accuracies.
 
     Example:
         >>> import matplotlib, numpy as np, jmeta
@@ -199,17 +220,24 @@ def accuracy(
         [0.25, 0.7, 0.8]
     """
     named = values if isinstance(values, Mapping) else {"accuracy": values}
-    named = {name: np.asarray(rows) for name, rows in named.items()}
+    named = {name: _array("values", rows) for name, rows in named.items()}
+    at = None if x is None else _array("x", x)
+    _validate.instance("label", label, str, "a string")
     for name, rows in named.items():
         if rows.ndim not in (1, 2) or rows.shape[-1] < 2:
             raise ValueError(
-                "Accuracies must be of shape `[tasks]` or `[points, tasks]`, of two"
-                f" tasks or more; {name!r} has shape {rows.shape}."
+                "`values` must be accuracies of shape `[tasks]` or `[points, tasks]`,"
+                f" of two tasks or more; got shape {rows.shape} for {name!r}."
             )
         if not ((rows >= 0) & (rows <= 1)).all():
             raise ValueError(
-                f"Accuracies must be between 0 and 1; {name!r} goes from {rows.min()}"
-                f" to {rows.max()}."
+                "`values` must be accuracies between 0 and 1; got some from"
+                f" {rows.min()} to {rows.max()} for {name!r}."
+            )
+        if at is not None and at.shape != rows.shape[:-1]:
+            raise ValueError(
+                "`x` must have an entry for each of the points of `values`; got shape"
+                f" {at.shape}, expected {rows.shape[:-1]} for {name!r}."
             )
     ax = _axes(ax)
     for name, rows in named.items():
@@ -219,9 +247,11 @@ def accuracy(
             ax.bar(name, mean, yerr=half, capsize=4)
             ax.text(name, 0.02, f"{mean:.1%}", ha="center", color="w")
             continue
-        at = np.arange(len(rows)) if x is None else np.asarray(x)
-        (line,) = ax.plot(at, mean, marker="o", markersize=3, label=name)
-        ax.fill_between(at, mean - half, mean + half, alpha=0.2, color=line.get_color())
+        points = np.arange(len(rows)) if at is None else at
+        (line,) = ax.plot(points, mean, marker="o", markersize=3, label=name)
+        ax.fill_between(
+            points, mean - half, mean + half, alpha=0.2, color=line.get_color()
+        )
         ax.set_xlabel(label)
         ax.legend(frameon=False)
     ax.set_ylim(0, 1)
@@ -231,11 +261,15 @@ def accuracy(
 
 
 def _axes(ax):
-    if ax is not None:
-        return ax
-    import matplotlib.pyplot as plt
+    if ax is None:
+        import matplotlib.pyplot as plt
 
-    return plt.subplots(layout="constrained")[1]
+        return plt.subplots(layout="constrained")[1]
+    import matplotlib.axes
+
+    use = "Make one by `ax = plt.subplots()[1]`, or leave it out."
+    _validate.instance("ax", ax, matplotlib.axes.Axes, "matplotlib axes", use=use)
+    return ax
 
 
 def _finish(ax, x, y):
@@ -249,21 +283,45 @@ def _finish(ax, x, y):
     return ax
 
 
-def _curve(values, name, x=None):
+def _array(argument, values):
+    """Real numbers, of whatever JAX or numpy can make an array."""
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind in "OSUMmc":
+            raise TypeError
+        return array.astype(float)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"`{argument}` must be an array of real numbers, or several by name; got"
+            f" {_validate.kind(values)}."
+        ) from None
+
+
+def _curve(argument, values, x=None, name=None):
     """Numbers in a row, as many as there are inputs."""
-    curve = np.asarray(values)
-    if curve.ndim == 2 and curve.shape[1] == 1:
+    curve = _array(argument, values)
+    shape = curve.shape
+    if curve.ndim == 2 and shape[1] == 1:
         curve = curve[:, 0]
     if curve.ndim != 1 or (x is not None and curve.shape != x.shape):
+        many = "" if x is None else f", with {len(x)} entries as `x` has"
+        of = "" if name is None else f" for {name!r}"
         raise ValueError(
-            "Inputs and outputs must be of shape `[n]` or `[n, 1]`, equally many;"
-            f" {name!r} has shape {np.shape(values)}."
+            f"`{argument}` must be of shape `[n]` or `[n, 1]`{many}; got shape"
+            f" {shape}{of}."
         )
     return curve
 
 
-def _named(run):
-    return run if isinstance(run, Mapping) else {"inner loss": run}
+def _points(seen):
+    """The inputs and targets of a support set."""
+    if not isinstance(seen, tuple | list) or len(seen) != 2:
+        raise TypeError(
+            "`seen` must be a pair of inputs and targets, such as `task.support`; got"
+            f" {_validate.kind(seen)}."
+        )
+    x = _curve("seen", seen[0])
+    return x, _curve("seen", seen[1], x)
 
 
 def _threshold(curves):
@@ -275,9 +333,10 @@ def _threshold(curves):
     return float(max(sizes.min(), sizes.max() * 1e-4))
 
 
-def _check_steps(curve, path):
+def _check_steps(argument, curve, path):
     if not curve.ndim:
         raise ValueError(
-            f"There must be an axis of steps; leaf {keystr(path)!r} is a scalar."
-            " Differentiate by an `lr` of shape `[steps]`, or by `perturbations`."
+            f"`{argument}` must have an axis of steps; got a scalar at the leaf"
+            f" {keystr(path)!r}. Differentiate by an `lr` of shape `[steps]`, or by"
+            " `perturbations`."
         )

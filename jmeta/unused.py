@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 from jax.tree_util import tree_leaves_with_path
 
+from jmeta import _validate
 from jmeta._jaxpr import dependencies
 from jmeta._tree import path_strings
 from jmeta._typing import Path, PyTree
@@ -35,6 +36,7 @@ def unused_parameters(
         Paths such as `("head", "kernel")`.
 
     Raises:
+        TypeError: An argument of the wrong kind.
         ValueError: The objective gives anything but a scalar.
 
     Example:
@@ -44,7 +46,18 @@ def unused_parameters(
         >>> unused_parameters(loss, params, jnp.ones(2))
         frozenset({('head', 'w')})
     """
-    used, shape = dependencies(objective, params, *batch)
+    use = "It is called as `objective(params, *batch)`."
+    _validate.function("objective", objective, use=use)
+    _validate.takes("objective", objective, params, *batch)
+    _validate.traceable("params", params)
+    _validate.traceable("batch", batch)
+
+    def checked(params, *batch):
+        loss = objective(params, *batch)
+        _validate.traceable("objective", loss, use="Let it return the scalar loss.")
+        return loss
+
+    used, shape = dependencies(checked, params, *batch)
     leaves = jax.tree.leaves(shape)
     if jax.tree.structure(shape) != jax.tree.structure(0) or leaves[0].shape:
         got = [leaf.shape for leaf in leaves]

@@ -9,7 +9,7 @@ import pytest
 from flax import linen, nnx
 
 import jmeta
-from jmeta import PerLeaf, PerStep, Unroll, inner_loop
+from jmeta import PerLeaf, PerStep, inner_loop
 
 PARAMS = {"w": jnp.ones(3)}
 SGD = jmeta.optim.sgd(lr=0.1)
@@ -55,10 +55,6 @@ def grouped(**hyperparams):
     return loop(both, BODY_HEAD, groups(), hyperparams=hyperparams)
 
 
-def unroll(**settings):
-    return loop(adjoint=Unroll(**settings))
-
-
 STEPS = {
     "negative": (lambda: loop(steps=-1), ValueError, r"`steps` .* at least 0; got -1"),
     "float": (lambda: loop(steps=2.0), TypeError, "Python integer; got 2.0 of"),
@@ -98,14 +94,14 @@ TRANSFORMS = {
             tx=nnx.Optimizer(nnx.Linear(1, 1, rngs=nnx.Rngs(0)), SGD, wrt=nnx.Param)
         ),
         TypeError,
-        r"got a \w*Optimizer\. .* its attribute `\.tx`",
+        r"got an? \w*Optimizer\. .* its attribute `\.tx`",
     ),
     "MultiSteps": (
         lambda: loop(tx=optax.MultiSteps(SGD, 2)),
         TypeError,
         r"`\.gradient_transformation\(\)`",
     ),
-    "string": (lambda: loop(tx="sgd"), TypeError, "got a str. Pass an optax transform"),
+    "string": (lambda: loop(tx="sgd"), TypeError, "got 'sgd'. Pass an optax transform"),
     "opt_state of another": (
         lambda: loop(opt_state=ADAM.init(PARAMS)),
         ValueError,
@@ -302,13 +298,6 @@ RUNS = {
     ),
 }  # fmt: skip
 
-UNROLL = {
-    "checkpoint": (lambda: unroll(checkpoint="all"), ValueError, "got 'all'"),
-    "order": (lambda: unroll(order=3), ValueError, "must be 1 or 2; got 3"),
-    "last": (lambda: unroll(last=-1), ValueError, "number of steps from 0; got -1"),
-    "unroll": (lambda: unroll(unroll=0), ValueError, "at least 1; got 0"),
-}
-
 CALLS = {
     f"{table}: {name}": row
     for table, rows in {
@@ -319,7 +308,6 @@ CALLS = {
         "objective": OBJECTIVES,
         "hyperparams": HYPERPARAMS,
         "run": RUNS,
-        "Unroll": UNROLL,
     }.items()
     for name, row in rows.items()
 }

@@ -8,7 +8,7 @@ from jax import lax
 import jmeta
 from jmeta import matmul_convs
 from jmeta.convolution import winograd
-from tests.convolution_cases import assert_same, conv, normal, pool, text
+from tests.convolution_cases import assert_same, conv, normal, text
 from tests.helpers import assert_trees_close
 
 IMAGES, KERNEL = normal(0, 2, 4, 4, 2), 0.3 * normal(1, 3, 3, 2, 2)

@@ -107,13 +107,6 @@ def test_hypergradients_that_are_zero_or_not_finite_are_drawn():
     ax.figure.canvas.draw()
 
 
-def test_errors():
-    with pytest.raises(ValueError, match="There must be an axis of steps; leaf"):
-        jmeta.plot.hypergradients({"lr": 1.0})
-    with pytest.raises(ValueError, match=r"inner_loop\(..., history=True\)"):
-        jmeta.plot.history(run(0.1))
-
-
 def test_adaptation():
     x = np.linspace(-1.0, 1.0, 5)
     outputs = {"0 steps": x[:, None] ** 2, "1 step": x**3, "10 steps": x**4}
@@ -150,25 +143,3 @@ def test_accuracy_and_its_interval():
     ax = jmeta.plot.accuracy({"before": values[0], "after": values[2]})
     heights = [bar.get_height() for bar in ax.patches]
     assert_trees_close(heights, [values[0].mean(), values[2].mean()], F64_SAME)
-
-
-@pytest.mark.parametrize(
-    ("draw", "message"),
-    [
-        (lambda: jmeta.plot.accuracy(np.ones(1)), "two tasks or more"),
-        (lambda: jmeta.plot.accuracy(np.ones((2, 2, 2))), "shape `.tasks.`"),
-        (lambda: jmeta.plot.accuracy(np.array([0.5, 1.2])), "between 0 and 1"),
-        (lambda: jmeta.plot.accuracy(np.array([0.5, np.nan])), "between 0 and 1"),
-        (
-            lambda: jmeta.plot.adaptation(np.ones(3), {"after": np.ones(4)}),
-            "'after' has shape",
-        ),
-        (
-            lambda: jmeta.plot.adaptation(np.ones((1, 3)), {"after": np.ones(3)}),
-            "'x' has shape",
-        ),
-    ],
-)
-def test_arrays_that_cannot_be_drawn(draw, message):
-    with pytest.raises(ValueError, match=message):
-        draw()

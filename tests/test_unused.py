@@ -90,15 +90,3 @@ def test_left_out_they_stay_what_they_are():
     )
     assert_trees_close(everything["body"], run.params["body"], rtol=F64_SAME)
     assert np.abs(everything["heads"][0] - PARAMS["heads"][0]) > 1e-3
-
-
-@pytest.mark.parametrize(
-    ("objective", "shapes"),
-    [
-        (lambda p: p["body"]["kernel"], r"\[\(2,\)\]"),
-        (lambda p: (p["heads"][0], p["heads"]), r"\[\(\), \(\), \(\)\]"),
-    ],
-)
-def test_other_than_a_scalar_is_refused(objective, shapes):
-    with pytest.raises(ValueError, match=f"scalar loss alone; got .* {shapes}"):
-        unused_parameters(objective, PARAMS)

@@ -1,6 +1,5 @@
 """Refuse what implicit differentiation cannot take, and say what to pass."""
 
-import inspect
 from typing import Any
 
 import jax
@@ -14,14 +13,7 @@ from jmeta._typing import PyTree
 def solver(solver: Any) -> None:
     """`solver` can be called with a matrix as a function and a right-hand side."""
     must = "a solver such as `CG()`, or a function `(matvec, b) -> x`"
-    _validate.strategy("solver", solver, must)
-    try:
-        inspect.signature(solver).bind(None, None)
-    except TypeError:
-        raise TypeError(
-            f"`solver` must be {must}; got {_validate.kind(solver)}, which does not"
-            " take these two arguments."
-        ) from None
+    _validate.strategy("solver", solver, must, "matvec", "b")
 
 
 def residual(residual: PyTree, params: PyTree) -> None:

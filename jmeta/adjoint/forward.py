@@ -16,7 +16,6 @@ from jmeta.adjoint._base import Loop, Outcome, scan
 from jmeta.adjoint._gradient import reverse_gradient
 from jmeta.adjoint._symbolic import differentiated
 
-
 _LIMIT = "It is the most numbers that may be differentiated."
 
 

@@ -18,7 +18,6 @@ from jmeta.adjoint._gradient import (
     reverse_gradient,
 )
 
-
 _ORDER = "1 is first order, 2 exact."
 
 

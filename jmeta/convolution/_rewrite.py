@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import primitives
 
+from jmeta import _validate
 from jmeta.convolution import _sums
 from jmeta.convolution._choice import by_shape
 from jmeta.convolution._pooling import max_pool, sum_pool
@@ -54,6 +55,11 @@ def matmul_convs(
     Returns:
         A function with the arguments and results of `apply_fn`.
 
+    Raises:
+        TypeError: `apply_fn` or `product` is no function, or another argument is not
+            True or False.
+        ValueError: `product` gives anything but the outputs, when it is called.
+
     Example:
         >>> import flax.linen as nn
         >>> model = nn.Conv(4, (3, 3))
@@ -65,6 +71,10 @@ def matmul_convs(
         >>> "conv_general" in str(jax.make_jaxpr(apply_fn)(params, x))
         False
     """
+    _validate.strategy("apply_fn", apply_fn, "a function of arrays")
+    _validate.strategy("product", product, "a function", "x", "w", "convolution")
+    _validate.flag("pooling", pooling)
+    _validate.flag("sums", sums)
     rules: Rules = {
         primitives.conv_general_dilated_p: functools.partial(_convolve, product)
     }
@@ -210,7 +220,16 @@ def _convolve(
     y = product(x, rhs.transpose(*window, columns, rows), convolution)
     if y is None:
         return None
-    return y.transpose(np.argsort((out_batch, *out_space, out_features)).tolist())
+    conv = functools.partial(primitives.conv_general_dilated_p.bind, **params)
+    like = jax.eval_shape(conv, lhs, rhs)
+    order = out_batch, *out_space, out_features
+    shape = tuple(like.shape[axis] for axis in order)
+    if not isinstance(y, jax.Array) or (y.shape, y.dtype) != (shape, like.dtype):
+        raise ValueError(
+            "`product` must give the outputs, or None to leave a convolution; got"
+            f" {_validate.kind(y)}, expected shape {shape} and dtype {like.dtype}."
+        )
+    return y.transpose(np.argsort(order).tolist())
 
 
 def _pool(

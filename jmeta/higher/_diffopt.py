@@ -316,7 +316,8 @@ def _made(opt_type, kwargs):
         signature.bind(**kwargs)
     except TypeError as error:
         raise TypeError(
-            f"`opt_kwargs` must be arguments of `{name}`; got {sorted(kwargs)}: {error}."
+            f"`opt_kwargs` must be arguments of `{name}`; got {sorted(kwargs)}:"
+            f" {error}."
             f" It takes {', '.join(f'`{name}`' for name in signature.parameters)}."
         ) from None
     tx = opt_type(**kwargs)
