@@ -57,10 +57,10 @@ def number(
     is_plain = isinstance(value, int | float) and not isinstance(value, bool)
     if not (is_real or is_plain):
         raise TypeError(f"`{name}` must be a number; got {kind(value)}.{_then(use)}")
-    if is_array and value.shape:
+    if is_array and jnp.shape(value):
         raise ValueError(
             f"`{name}` must be a single number; got an array of shape"
-            f" {tuple(value.shape)}.{_then(use)}"
+            f" {jnp.shape(value)}.{_then(use)}"
         )
     if isinstance(value, jax.core.Tracer):
         return

@@ -225,7 +225,13 @@ _ZERO = "Leave it out for the default; a solver that takes no step gives 0."
 
 def _check_system(matvec: Any, b: Any) -> None:
     """`matvec` maps trees like `b`, which are floats, to trees like `b`."""
-    _validate.function("matvec", matvec)
+    _validate.strategy("matvec", matvec, "a linear function of a tree like `b`", "x")
+
+    def checked(x):
+        out = matvec(x)
+        _validate.traceable("matvec", out)
+        return out
+
     for leaf in (leaves := jax.tree.leaves(b)):
         is_array = hasattr(leaf, "dtype") or isinstance(leaf, float | complex)
         if not is_array or not is_inexact(leaf):
@@ -234,7 +240,7 @@ def _check_system(matvec: Any, b: Any) -> None:
             )
     if not leaves:
         raise TypeError(f"`b` must be a tree of float arrays; got {b!r} without any.")
-    out, like = jax.eval_shape(matvec, b), jax.eval_shape(lambda b: b, b)
+    out, like = jax.eval_shape(checked, b), jax.eval_shape(lambda b: b, b)
     if jax.tree.structure(out) != jax.tree.structure(like) or any(
         (x.shape, x.dtype) != (y.shape, y.dtype)
         for x, y in zip(jax.tree.leaves(out), jax.tree.leaves(like), strict=True)

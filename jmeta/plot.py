@@ -126,6 +126,11 @@ def history(run: Run, ax: Any = None) -> Any:
             "`run` must have its history; got one without. Call"
             " `inner_loop(..., history=True)`."
         )
+    if np.ndim(run.losses) != 1:
+        raise ValueError(
+            "`run` must be of a single loop; got `losses` of shape"
+            f" {np.shape(run.losses)}. Take one of the runs by `jax.tree.map`."
+        )
     ax = _axes(ax)
     for path, leaf in tree_leaves_with_path(run.history):
         way = np.asarray(leaf) - np.asarray(leaf)[0]
@@ -184,7 +189,8 @@ def adaptation(
         ax.plot(x[order], y[order], style, color=f"C{i}", label=name)
     ax.set_xlabel("x")
     ax.set_ylabel("y")
-    ax.legend(fontsize="small", framealpha=0.8, edgecolor="none")
+    if ax.get_legend_handles_labels()[1]:
+        ax.legend(fontsize="small", framealpha=0.8, edgecolor="none")
     return ax
 
 
@@ -224,7 +230,7 @@ def accuracy(
     at = None if x is None else _array("x", x)
     _validate.instance("label", label, str, "a string")
     for name, rows in named.items():
-        if rows.ndim not in (1, 2) or rows.shape[-1] < 2:
+        if rows.ndim not in (1, 2) or rows.shape[-1] < 2 or not rows.size:
             raise ValueError(
                 "`values` must be accuracies of shape `[tasks]` or `[points, tasks]`,"
                 f" of two tasks or more; got shape {rows.shape} for {name!r}."
@@ -334,9 +340,10 @@ def _threshold(curves):
 
 
 def _check_steps(argument, curve, path):
-    if not curve.ndim:
+    if not curve.size or not curve.ndim:
+        got = f"shape {curve.shape}" if curve.ndim else "a scalar"
         raise ValueError(
-            f"`{argument}` must have an axis of steps; got a scalar at the leaf"
+            f"`{argument}` must have an axis of steps; got {got} at the leaf"
             f" {keystr(path)!r}. Differentiate by an `lr` of shape `[steps]`, or by"
             " `perturbations`."
         )

@@ -51,6 +51,11 @@ def unused_parameters(
     _validate.takes("objective", objective, params, *batch)
     _validate.traceable("params", params)
     _validate.traceable("batch", batch)
+    if not jax.tree.leaves(params):
+        raise ValueError(
+            f"`params` must be a tree of arrays; got {_validate.kind(params)} without"
+            " any. Pass the parameters that `objective` takes first."
+        )
 
     def checked(params, *batch):
         loss = objective(params, *batch)

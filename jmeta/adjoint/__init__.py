@@ -7,6 +7,6 @@ from jmeta.adjoint.implicit import (
     Implicit as Implicit,
     Root as Root,
     StationaryPoint as StationaryPoint,
-    proximal as proximal,
 )
+from jmeta.adjoint.proximal import proximal as proximal
 from jmeta.adjoint.unroll import Unroll as Unroll

@@ -16,18 +16,27 @@ def solver(solver: Any) -> None:
     _validate.strategy("solver", solver, must, "matvec", "b")
 
 
+def solution(x: PyTree, b: PyTree) -> None:
+    """What a solver gives is like the right-hand side."""
+    _validate.traceable("solver", x)
+    _like("solver", x, b, "the right-hand side", dtypes=True)
+
+
 def residual(residual: PyTree, params: PyTree) -> None:
     """What the function of `Root` gives is like the parameters."""
+    _validate.traceable("fn", residual)
     _like("fn", residual, params, "the parameters", dtypes=True)
 
 
 def center(center: PyTree, params: PyTree) -> None:
     """The center of `proximal` is like its parameters."""
+    _validate.arrays("params", params)
+    _validate.arrays("center", center)
     _like("center", center, params, "`params`", dtypes=False)
 
 
 def _like(name, tree, params, other, dtypes):
-    message = f"`{name}` must give" if name == "fn" else f"`{name}` must be"
+    message = f"`{name}` must be" if name == "center" else f"`{name}` must give"
     use = f"Give one number for each in {other}."
     message = f"{message} a tree like {other}"
     got, expected = map(jax.tree.structure, (tree, params))

@@ -112,6 +112,7 @@ class Root:
 
     def __post_init__(self):
         _validate.function("fn", self.fn, use="It maps parameters to a tree like them.")
+        _validate.takes("fn", self.fn, "params")
 
     def residual(self, loop: Loop, carry: Any, x: PyTree, params: PyTree) -> PyTree:
         """`fn` at `params`."""
@@ -284,7 +285,9 @@ class Implicit:
 
         _, change = jax.jvp(at, (moving,), (dots,))
         _, matvec = jax.linearize(lambda params: condition(params, theta), params)
-        return self.solver(matvec, jax.tree.map(jnp.negative, change))
+        b = jax.tree.map(jnp.negative, change)
+        _check.solution(x := self.solver(matvec, b), b)
+        return x
 
 
 class _Inputs(NamedTuple):
@@ -317,33 +320,3 @@ def _refuse(inputs_dot):
                 " `stop_gradient(meta)` and add `proximal(params, meta, weight)`), or"
                 " use `Unroll()`."
             )
-
-
-def proximal(params: PyTree, center: PyTree, weight: jax.typing.ArrayLike) -> jax.Array:
-    """Half the weighted squared distance: 0.5 * weight * ||params - center||^2.
-
-    Args:
-        params: A tree of arrays.
-        center: A tree like it.
-        weight: Scalar.
-
-    Returns:
-        A scalar.
-
-    Raises:
-        TypeError: `weight` is no number.
-        ValueError: `center` is another tree, or of other shapes.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> float(proximal({"w": jnp.array([1.0, 3.0])}, {"w": jnp.zeros(2)}, 0.5))
-        2.5
-
-    References:
-        Rajeswaran et al. (2019), Meta-learning with implicit gradients,
-        arXiv:1909.04630.
-    """
-    _validate.number("weight", weight)
-    _check.center(center, params)
-    squares = jax.tree.map(lambda p, c: jnp.sum((p - c) ** 2), params, center)
-    return 0.5 * jnp.asarray(sum(jax.tree.leaves(squares))) * weight

@@ -84,13 +84,19 @@ class Unroll:
         _validate.count("order", self.order, minimum=1, use=_ORDER)
         _validate.one_of("order", self.order, (1, 2))
         _validate.count("unroll", self.unroll, minimum=1)
+        for name in ("last", "order", "unroll"):  # JAX asks for Python's own
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, int(value))
 
     def __call__(self, loop: Loop) -> Outcome:
         """Run the loop so that reverse mode goes back through its steps."""
         try:
             return self._run(loop)
         except (TypeError, NotImplementedError) as error:
-            if not self._is_forward_mode(loop, error):
+            # the words by which JAX keeps a tangent out of a reverse-mode rule
+            words = "custom_vjp", "custom_lin"
+            mixed = self.mixed and self.order == 2
+            if not (mixed and any(word in str(error) for word in words)):
                 raise
             raise TypeError(
                 "`mixed=True` has no forward mode: neither `jax.jvp`, `jax.jacfwd` nor"
@@ -113,11 +119,6 @@ class Unroll:
         carry, late_ys = dataclasses.replace(self, last=None)._run(rest)[:2]
         ys = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), early_ys, late_ys)
         return Outcome(carry, ys)
-
-    def _is_forward_mode(self, loop, error) -> bool:
-        ours = self.mixed and self.order == 2 and not loop.objective.foreign_rule
-        # the words by which JAX refuses to carry a tangent through a reverse-mode rule
-        return ours and any(word in str(error) for word in ("custom_vjp", "custom_lin"))
 
     def _gradient(self, objective: Objective, perturbations: PyTree) -> Gradient:
         if self.order == 1:

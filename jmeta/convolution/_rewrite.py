@@ -9,6 +9,7 @@ import jax.core
 import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
+from flax import linen
 from jax.extend.core import primitives
 
 from jmeta import _validate
@@ -72,6 +73,12 @@ def matmul_convs(
         False
     """
     _validate.strategy("apply_fn", apply_fn, "a function of arrays")
+    if isinstance(apply_fn, linen.Module) and apply_fn.scope is None:
+        name = type(apply_fn).__name__
+        raise TypeError(
+            "`apply_fn` must be a function of arrays; got the linen module"
+            f" {name}, which has no variables. Pass its `.apply`."
+        )
     _validate.strategy("product", product, "a function", "x", "w", "convolution")
     _validate.flag("pooling", pooling)
     _validate.flag("sums", sums)
@@ -119,7 +126,7 @@ def _evaluate(
 
     for eqn in jaxpr.eqns:
         rule = rules.get(eqn.primitive)
-        if rule and 0 not in eqn.outvars[0].aval.shape:
+        if rule and 0 not in getattr(eqn.outvars[0].aval, "shape", ()):
             out = rule(*map(read, eqn.invars), **eqn.params)
             if out is not None:
                 known[eqn.outvars[0]] = out

@@ -172,9 +172,9 @@ class _Loss:
     def read(self) -> PyTree:
         if self.thread != threading.get_ident():
             raise RuntimeError(
-                "`fmodel` must be read by one thread at a time; got a call while another"
-                " thread differentiates a loss of its parameters. Give each its own, or"
-                " hold a `threading.Lock` around `step` and the call."
+                "`fmodel` must be read by one thread at a time; got a call while"
+                " another one differentiates a loss of its parameters. Give each its"
+                " own, or hold a `threading.Lock` around `step` and the call."
             )
         self.reached = True
         return self.params

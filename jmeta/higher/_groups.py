@@ -45,7 +45,7 @@ def by_label(
         labels: The parameter groups.
 
     Raises:
-        ValueError: A list of another length.
+        ValueError: A list of another length, or no value at all.
 
     Example:
         >>> by_label({"lr": [0.5], "momentum": [0.1, 0.2]}, ["head", "body"])
@@ -53,6 +53,11 @@ def by_label(
     """
     converted = {}
     for name, value in (override or {}).items():
+        if isinstance(value, Mapping) and not value:
+            raise ValueError(
+                f"`override` must have a value for `{name}`; got an empty mapping."
+                " Leave the name out to keep what the optimizer has."
+            )
         if isinstance(value, list):
             if len(value) not in (1, len(labels) or 1):
                 groups = f"{len(labels)} parameter groups, in this order: {labels}"

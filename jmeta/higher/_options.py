@@ -18,6 +18,7 @@ def check_options(device: Any, override: Any, grad_callback: Any) -> None:
         _validate.function(
             "grad_callback", grad_callback, use="It maps gradients to gradients."
         )
+        _validate.takes("grad_callback", grad_callback, "grads")
 
 
 def check_device(device: Any) -> None:

@@ -28,7 +28,11 @@ def make(kind: Any, **settings):
     return lambda: kind(**settings)
 
 
-def solution(condition):
+def solved(solver):
+    return solution(jmeta.StationaryPoint(), solver)
+
+
+def solution(condition, solver: Any = CG()):  # noqa: B008 (frozen, without state)
     """The derivative of a loop's end, where the condition is looked at."""
 
     def end(target):
@@ -37,7 +41,7 @@ def solution(condition):
             PARAMS,
             jmeta.optim.sgd(),
             2,
-            adjoint=Implicit(condition=condition),
+            adjoint=Implicit(solver=solver, condition=condition),
         )
         return jnp.sum(run.params["w"])
 
@@ -138,6 +142,14 @@ ROWS = [
         *(ValueError, "matvec", "'a'", "keep the tree"),
     ),
     WrongCall(
+        *("CG-call-string", solve(CG(), lambda x: "a", jnp.ones(2))),
+        *(TypeError, "matvec", "'a'", "pytree of arrays"),
+    ),
+    WrongCall(
+        *("CG-call-class", solve(CG(), CG, jnp.ones(2))),
+        *(TypeError, "matvec", "the class CG", "linear function"),
+    ),
+    WrongCall(
         *("Unroll-mixed-number", make(Unroll, mixed=1)),
         *(TypeError, "mixed", "1", "True or False"),
     ),
@@ -234,6 +246,18 @@ ROWS = [
         *(TypeError, "fn", "3", "maps parameters"),
     ),
     WrongCall(
+        *("Root-fn-no-argument", make(Root, fn=lambda: 0)),
+        *(TypeError, "fn", "too many positional", "1 argument"),
+    ),
+    WrongCall(
+        *("Root-fn-gives-string", lambda: solution(Root(lambda p: {"w": "root"}))),
+        *(TypeError, "fn", "'root'", "pytree of arrays"),
+    ),
+    WrongCall(
+        *("Implicit-solver-gives-number", lambda: solved(lambda matvec, b: 3.0)),
+        *(ValueError, "solver", "PyTreeDef(*)", "a tree like the right-hand side"),
+    ),
+    WrongCall(
         *("Root-fn-other-shape", lambda: solution(Root(lambda p: {"w": p["w"][:1]}))),
         *(ValueError, "fn", "shape (1,)", "expected shape (2,)"),
     ),
@@ -248,6 +272,10 @@ ROWS = [
     WrongCall(
         *("proximal-center-other-tree", lambda: proximal(PARAMS, jnp.ones(2), 1.0)),
         *(ValueError, "center", "PyTreeDef(*)", "a tree like `params`"),
+    ),
+    WrongCall(
+        *("proximal-params-none", make(proximal, params=None, center=None, weight=1)),
+        *(TypeError, "params", "None", "pytree of arrays"),
     ),
     WrongCall(
         *("proximal-center-other-shape", lambda: proximal(jnp.ones(2), 1.0, 1.0)),

@@ -35,6 +35,10 @@ ROWS = [
         *(TypeError, "apply_fn", "the class Conv", "Call it"),
     ),
     WrongCall(
+        *("matmul_convs-linen", rewrite(nn.Dense(2))),
+        *(TypeError, "apply_fn", "the linen module Dense", "its `.apply`"),
+    ),
+    WrongCall(
         *("matmul_convs-product-string", rewrite(abs, product="winograd")),
         *(TypeError, "product", "'winograd'", "function"),
     ),

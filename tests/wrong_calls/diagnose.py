@@ -171,6 +171,10 @@ ROWS = [
         *(TypeError, "params", "'w'", "pytree of arrays"),
     ),
     WrongCall(
+        *("unused_parameters-params-none", call("unused_parameters", square, None)),
+        *(ValueError, "params", "None", "that `objective` takes first"),
+    ),
+    WrongCall(
         *("unused_parameters-vector", call("unused_parameters", lambda p: 2 * p, W)),
         *(ValueError, "objective", "(3,)", "scalar loss alone"),
     ),

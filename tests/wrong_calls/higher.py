@@ -83,6 +83,14 @@ ROWS = [
         *(ValueError, "override", "got 0", "one value for `lr`"),
     ),
     WrongCall(
+        *("innerloop_ctx-override-no-label", opened(override={"lr": {}})),
+        *(ValueError, "override", "an empty mapping", "Leave the name out"),
+    ),
+    WrongCall(
+        *("innerloop_ctx-grad_callback-arguments", opened(grad_callback=lambda: 0)),
+        *(TypeError, "grad_callback", "too many positional", "1 argument"),
+    ),
+    WrongCall(
         *("innerloop_ctx-override-too-many", opened(override={"lr": [0.1, 0.2]})),
         *(ValueError, "override", "got 2", "a single group"),
     ),

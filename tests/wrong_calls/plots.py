@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
@@ -21,6 +22,12 @@ def draw(name, *args: Any, **kwargs: Any):
 
 def run():
     return jmeta.inner_loop(lambda w: w**2, 1.0, jmeta.optim.sgd(), 1)
+
+
+def runs():
+    square, tx = lambda w: w**2, jmeta.optim.sgd()
+    loop = lambda w: jmeta.inner_loop(square, w, tx, 1, history=True)
+    return jax.vmap(loop)(jnp.ones(2))
 
 
 AXES = {
@@ -69,6 +76,14 @@ ROWS = [
     WrongCall(
         *("plot.history-not-kept", lambda: jmeta.plot.history(run())),
         *(ValueError, "run", "without", "`inner_loop(..., history=True)`"),
+    ),
+    WrongCall(
+        *("plot.history-several", lambda: jmeta.plot.history(runs())),
+        *(ValueError, "run", "(2, 1)", "a single loop"),
+    ),
+    WrongCall(
+        *("plot.losses-no-steps", draw("losses", np.zeros(0))),
+        *(ValueError, "run", "shape (0,)", "an axis of steps"),
     ),
     WrongCall(
         *("plot.history-array", draw("history", X)),
