@@ -17,7 +17,7 @@ import optax
 from jax.tree_util import keystr, tree_leaves_with_path
 
 
-def count(name: str, value: Any, *, minimum: int = 0, use: str = "") -> None:
+def count(name: str, value: Any, *, minimum: int | None = 0, use: str = "") -> None:
     """A Python integer, known when the program is traced, of at least `minimum`."""
     if isinstance(value, jax.core.Tracer):
         raise TypeError(
@@ -28,7 +28,7 @@ def count(name: str, value: Any, *, minimum: int = 0, use: str = "") -> None:
         raise TypeError(
             f"`{name}` must be a Python integer; got {kind(value)}.{_then(use)}"
         )
-    if value < minimum:
+    if minimum is not None and value < minimum:
         raise ValueError(
             f"`{name}` must be at least {minimum}; got {value}.{_then(use)}"
         )

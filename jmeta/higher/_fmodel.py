@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from jmeta import _check, _validate
@@ -114,10 +113,7 @@ class FunctionalModel:
             `inner_loop` its `perturbations`.
         """
         time = -1 if time is None else time
-        if isinstance(time, bool) or not isinstance(time, int | np.integer):
-            raise TypeError(
-                f"`time` must be a Python integer or None; got {_validate.kind(time)}."
-            )
+        _validate.count("time", time, minimum=None)
         if not self._track_higher_grads and time != -1:
             raise ValueError(
                 "With `track_higher_grads=False` only the newest parameters are kept,"
