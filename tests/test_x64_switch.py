@@ -29,6 +29,5 @@ def test_a_captured_array_under_another_width(first):
         with pytest.raises(TypeError, match="same dtypes, got float"):
             trained(captured)
         # the way out: an array of its own
-        for own in (captured.copy(), jnp.asarray(captured)):
-            assert_trees_close(trained(own), jnp.array([0.5, 1.0]), 1e-7)
+        assert_trees_close(trained(captured.copy()), jnp.array([0.5, 1.0]), 1e-7)
     assert kept.consts[0].dtype == (np.float64 if first else np.float32)
