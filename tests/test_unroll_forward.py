@@ -1,5 +1,7 @@
 """Which derivatives go through the default adjoint, and which are refused."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,7 +94,8 @@ def test_a_loss_with_a_rule_of_its_own_goes_through():
 
 
 def test_counts_of_numpy_are_counts():
-    counted = Unroll(last=np.int64(1), order=np.int32(2), unroll=np.int64(2))
+    settings: dict[str, Any] = {"last": np.int64(1), "unroll": np.int64(2)}
+    counted = Unroll(order=np.array([2])[0], **settings)
     assert counted == Unroll(last=1, unroll=2)
     assert str(counted) == str(Unroll(last=1, unroll=2))
     expected = jax.grad(lambda lr: final(lr, Unroll(last=1)))(0.1)
