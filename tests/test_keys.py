@@ -44,6 +44,9 @@ def named(w, task, key): ...
 def only_by_name(w, task, *, key=None): ...
 
 
+def variadic(*args, key): ...
+
+
 def temperature(w, task, temperature=1e9): ...
 
 
@@ -66,6 +69,7 @@ apply, loss = Noisy().apply, Loss()
 TAKES = {
     "by name or position": named,
     "by name": only_by_name,
+    "any number of arguments": variadic,
     "partial": partial(only_by_name),
     "a key that a partial binds is a default": partial(named, key=1),
     "partial of partial": partial(partial(named, task=1)),

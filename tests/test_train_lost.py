@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import sys
+import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from jmeta.train import _files, _manifest
+from jmeta.train._log import Log
 from tests.helpers import assert_trees_close
 from tests.train_cases import sample
 from tests.train_file_cases import assert_goes_on, contents, finished_run, run
@@ -79,6 +82,7 @@ FAILURES = {
     "timeout": TimeoutError("too late"),
     "status": ValueError("UNAVAILABLE: Error reading d/0"),
     "data loss": ValueError("DATA_LOSS: Error reading d/0"),
+    "code": ValueError("UNAVAILABLE: d/0 [os_error_code='5'] [tensorstore_spec='']"),
     "group": grouped(OSError(errno.EIO, "Input/output error")),
     "cause": caused(OSError(errno.EIO, "Input/output error")),
     "key": KeyError("00001"),
@@ -97,7 +101,7 @@ def test_what_orbax_fails_with_moves_nothing(name, directory, monkeypatch):
             context.setattr(ocp.StandardCheckpointHandler, "restore", fail)
             with pytest.raises(OSError, match=r"step 4 .* cannot be read") as raised:
                 run(directory)
-        if name in ("OSError", "group", "cause"):
+        if name in ("OSError", "code", "group", "cause"):
             assert raised.value.errno == errno.EIO
         else:
             assert str(FAILURES[name]) in str(raised.value)
@@ -178,6 +182,22 @@ def test_a_full_disk_is_named_and_the_last_checkpoint_stays(
     names = [path.name for path in (tmp_path / "checkpoints").iterdir()]
     assert str(step - 2) in names
     assert_goes_on(tmp_path)
+
+
+def test_a_full_disk_is_noticed_before_the_next_checkpoint(tmp_path, monkeypatch):
+    write, written = Log.write, []
+
+    def wait(log, record):
+        written.append(record["step"])
+        while any(thread.name == "save_finalize" for thread in threading.enumerate()):
+            time.sleep(0.01)
+        write(log, record)
+
+    full(monkeypatch, 2)
+    monkeypatch.setattr(Log, "write", wait)
+    with pytest.raises(OSError, match="checkpoint of step 2 cannot be written"):
+        run(tmp_path)
+    assert written == [1, 2, 3]
 
 
 def test_a_full_disk_for_records_is_named(tmp_path, monkeypatch):

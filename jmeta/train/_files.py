@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -68,12 +69,12 @@ def named(
 
 def failure(problem: str, error: BaseException, use: str) -> OSError:
     """The error to raise, whatever class it came as, with the system's number."""
-    cause = _system_error(error)
-    reason = f"{type(error).__name__}: {error}" if cause is None else cause.strerror
-    text = f"{problem}: {reason or cause}. {use}"
-    if cause is None or cause.errno is None:
-        return OSError(text)
-    return OSError(cause.errno, text)
+    number = _system_number(error)
+    if number is not None:
+        return OSError(number, f"{problem}: {os.strerror(number)}. {use}")
+    # tensorstore adds all of its settings, on a long line
+    reason = f"{type(error).__name__}: {error}".partition(" [tensorstore_spec")[0]
+    return OSError(f"{problem}: {reason}. {use}")
 
 
 def write_through(path: Path, data: bytes) -> None:
@@ -115,15 +116,19 @@ def set_aside(path: Path, directory: Path) -> Path:
     return folder / f"{path.name}-{number}"
 
 
-def _system_error(error: BaseException | None, seen: Any = ()) -> OSError | None:
-    """The file system's error that another one comes of, or that is in its group."""
+def _system_number(error: BaseException | None, seen: Any = ()) -> int | None:
+    """What the system said, also where it caused the error or is in its group."""
     if error is None or error in seen:
         return None
     if isinstance(error, OSError) and error.errno is not None:
-        return error
+        return error.errno
+    # as tensorstore says it
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code:
+        return int(code[1])
     inner = getattr(error, "exceptions", ())
     for other in (error.__cause__, error.__context__, *inner):
-        found = _system_error(other, (*seen, error))
-        if found is not None:
-            return found
+        number = _system_number(other, (*seen, error))
+        if number is not None:
+            return number
     return None
