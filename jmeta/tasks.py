@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jmeta import _validate
+from jmeta._keys import keyed
 from jmeta._typing import Key, PyTree
 
 
@@ -45,13 +47,14 @@ def task_value_and_grad(
     on chunks or devices.
 
     Args:
-        task_loss: `(meta_params, task) -> loss` or `(loss, aux)`; with a key,
-            `(meta_params, task, key)`. As `jmeta.algorithms` make it.
+        task_loss: `(meta_params, task[, key=]) -> loss` or `(loss, aux)`; as
+            `jmeta.algorithms` make it. It gets a key if and only if it has a parameter
+            named `key`.
         chunk_size: Tasks at a time, by `vmap`; 1 takes them one after another without
             it. Default all.
         mesh: Devices to share the tasks out to, over all its axes; each takes chunks of
             `chunk_size`, and one sum at the end goes over the devices.
-        has_aux: Also return what `task_loss` gives beside the loss.
+        has_aux: `task_loss` gives `(loss, aux)`; aux is returned too.
 
     Returns:
         A function `(meta_params, tasks, key=None)` that gives `(loss, grads)`, or
@@ -60,7 +63,10 @@ def task_value_and_grad(
         `jax.random.fold_in(key, i)`. Jit it, or the function around it.
 
     Raises:
-        ValueError: Leaves of `tasks` that differ in `B`; a `chunk_size` below 1.
+        TypeError: An argument of the wrong kind; a `task_loss` that takes other
+            arguments, or gives no loss, or a pair without `has_aux`.
+        ValueError: Leaves of `tasks` that differ in `B`; a `chunk_size` below 1; a loss
+            that is no scalar.
 
     Example:
         >>> import jax.numpy as jnp
@@ -71,23 +77,21 @@ def task_value_and_grad(
         >>> round(float(loss), 4), float(grad)
         (13.6667, -6.0)
     """
+    _validate.function("task_loss", task_loss, use=_OF_A_TASK)
+    _validate.flag("has_aux", has_aux)
+    chunks = _Chunks.checked(chunk_size, mesh)
+    call = keyed("task_loss", task_loss)
+
+    def loss_and_aux(meta_params, task, key):
+        result = call(meta_params, task, key=key)
+        loss, aux = _split_aux(result) if has_aux else (result, None)
+        _check_loss(loss)
+        return loss, aux
 
     def weighted(meta_params, tasks, keys, weights):
         """The weighted sum of a chunk's losses."""
-        results = _each(task_loss, meta_params, tasks, keys)
-        is_pair = isinstance(results, tuple)
-        if has_aux and not (is_pair and len(results) == 2):
-            raise ValueError(
-                "With `has_aux=True` the task loss must give `(loss, aux)`; got"
-                f" {type(results).__name__}."
-            )
-        losses, *rest = results if is_pair else (results,)
-        if losses.shape != weights.shape:
-            raise ValueError(
-                "The task loss must be a scalar; got an array of shape"
-                f" {losses.shape[1:]}. Reduce it, for example with `.mean()`."
-            )
-        return jnp.sum(weights * losses), rest[0] if has_aux else None
+        losses, aux = _each("task_loss", loss_and_aux, meta_params, tasks, keys)
+        return jnp.sum(weights * losses), aux
 
     def chunk(meta_params, tasks, keys, weights):
         grad_fn = jax.value_and_grad(weighted, has_aux=True)
@@ -95,8 +99,8 @@ def task_value_and_grad(
         return (loss, grads), aux
 
     def value_and_grad(meta_params: PyTree, tasks: PyTree, key: Key | None = None):
-        run = _Chunks(chunk_size, mesh)
-        (loss, grads), aux = run(chunk, meta_params, tasks, key)
+        _validate.floats("meta_params", meta_params, use=_NOT_TRAINED)
+        (loss, grads), aux = chunks(chunk, meta_params, tasks, key)
         return ((loss, aux) if has_aux else loss), grads
 
     return value_and_grad
@@ -111,8 +115,8 @@ def task_map(
     """A function of each task, in chunks and on every device: for evaluation.
 
     Args:
-        fn: `(meta_params, task) -> result`, a pytree; with a key, `(meta_params, task,
-            key)`.
+        fn: `(meta_params, task[, key=]) -> result`, a pytree of arrays. It gets a key
+            if and only if it has a parameter named `key`.
         chunk_size: As in `task_value_and_grad`, and so is `mesh`.
         mesh: See `chunk_size`.
 
@@ -121,6 +125,7 @@ def task_map(
         the tasks.
 
     Raises:
+        TypeError: An argument of the wrong kind; an `fn` that takes other arguments.
         ValueError: Leaves of `tasks` that differ in `B`; a `chunk_size` below 1.
 
     Example:
@@ -129,13 +134,19 @@ def task_map(
         >>> squares(0.0, jnp.array([1.0, 2.0, 6.0])).tolist()
         [1.0, 4.0, 36.0]
     """
+    _validate.function("fn", fn, use=_OF_A_TASK)
+    chunks = _Chunks.checked(chunk_size, mesh)
+    call = keyed("fn", fn)
+
+    def result(meta_params, task, key):
+        return call(meta_params, task, key=key)
 
     def chunk(meta_params, tasks, keys, weights):
         del weights
-        return None, _each(fn, meta_params, tasks, keys)
+        return None, _each("fn", result, meta_params, tasks, keys)
 
     def mapped(meta_params: PyTree, tasks: PyTree, key: Key | None = None) -> PyTree:
-        return _Chunks(chunk_size, mesh)(chunk, meta_params, tasks, key)[1]
+        return chunks(chunk, meta_params, tasks, key)[1]
 
     return mapped
 
@@ -145,6 +156,17 @@ class _Chunks(NamedTuple):
 
     chunk_size: int | None
     mesh: Mesh | None
+
+    @classmethod
+    def checked(cls, chunk_size, mesh):
+        """Refuse what is neither a count nor a mesh."""
+        if chunk_size is not None:
+            use = "Pass tasks at a time, or leave it out for all at once."
+            _validate.count("chunk_size", chunk_size, minimum=1, use=use)
+        if mesh is not None:
+            use = "Make one by `jax.make_mesh((4,), ('tasks',))`, or leave it out."
+            _validate.instance("mesh", mesh, Mesh, "a `jax.sharding.Mesh`", use=use)
+        return cls(chunk_size, mesh)
 
     def __call__(self, chunk, meta_params, tasks, key):
         """Sum the first of what `chunk` gives over chunks, stack the second."""
@@ -157,6 +179,8 @@ class _Chunks(NamedTuple):
         return run(meta_params, tasks, key)
 
     def _run(self, chunk, meta_params, tasks, key):
+        if key is not None:
+            _validate.key("key", key)
         count = _count(tasks)
         tasks = jax.tree.map(jnp.asarray, tasks)
         devices = 1 if self.mesh is None else self.mesh.size
@@ -181,19 +205,18 @@ class _Chunks(NamedTuple):
         """The least number of chunks, of as equal a size as can be."""
         if self.chunk_size is None:
             return 1, count
-        if self.chunk_size < 1:
-            raise ValueError(f"`chunk_size` must be at least 1; got {self.chunk_size}.")
         chunks = math.ceil(count / self.chunk_size)
         return chunks, math.ceil(count / chunks)
 
 
 def _count(tasks):
+    if jax.tree.leaves(tasks):
+        _validate.arrays("tasks", tasks, use=_STACKED)
     counts = {jnp.shape(x)[:1] for x in jax.tree.leaves(tasks)}
     if len(counts) != 1 or counts == {()} or counts == {(0,)}:
         raise ValueError(
             "`tasks` must have the same leading length, one or more tasks, on every"
-            f" leaf; got {sorted(counts)}. A sampler of one task gives many by"
-            " `jmeta.data.batch`."
+            f" leaf; got {sorted(counts)}. {_STACKED}"
         )
     return counts.pop()[0]
 
@@ -246,10 +269,55 @@ def _on_devices(run, mesh):
     return run_split
 
 
-def _each(fn, meta_params, tasks, keys):
+def _each(name, fn, meta_params, tasks, keys):
     """Call `fn` for each task of a chunk; a single one is not batched."""
-    args = (tasks,) if keys is None else (tasks, keys)
+
+    def call(task, key):
+        result = fn(meta_params, task, key)
+        if jax.tree.leaves(result):
+            _validate.arrays(f"{name}'s result", result)
+        return jax.tree.map(jnp.asarray, result)
+
     if jax.tree.leaves(tasks)[0].shape[0] == 1:
-        result = fn(meta_params, *jax.tree.map(lambda x: x[0], args))
-        return jax.tree.map(lambda x: jnp.asarray(x)[None], result)
-    return jax.vmap(functools.partial(fn, meta_params))(*args)
+        result = call(*jax.tree.map(lambda x: x[0], (tasks, keys)))
+        return jax.tree.map(lambda x: x[None], result)
+    return jax.vmap(call)(tasks, keys)
+
+
+def _split_aux(result):
+    if not isinstance(result, tuple | list) or len(result) != 2:
+        raise ValueError(
+            "With `has_aux=True` `task_loss` must give `(loss, aux)`; got"
+            f" {_given(result)}. Leave `has_aux` out for a loss alone."
+        )
+    return result
+
+
+def _check_loss(loss):
+    """Refuse what `jax.grad` would, by our name for it."""
+    if isinstance(loss, tuple | list | dict) or not hasattr(loss, "shape"):
+        raise TypeError(
+            f"`task_loss` must give a scalar loss, a JAX array; got {_given(loss)}."
+            " For a pair `(loss, aux)` pass `has_aux=True`."
+        )
+    if loss.shape:
+        raise ValueError(
+            "`task_loss` must give a loss that is a scalar; got an array of shape"
+            f" {loss.shape}. Reduce it, for example with `.mean()`."
+        )
+    if not jnp.issubdtype(loss.dtype, jnp.floating):
+        raise TypeError(
+            f"`task_loss` must give a float; got dtype {loss.dtype}, which has no"
+            " gradient. Pass a function of which there is one."
+        )
+
+
+def _given(result):
+    if isinstance(result, tuple | list):
+        return f"a {type(result).__name__} of {len(result)}"
+    return _validate.kind(result)
+
+
+_OF_A_TASK = "Pass one of `(meta_params, task)`, as `jmeta.algorithms` make it."
+_NOT_TRAINED = "Let `task_loss` capture what is not trained."
+_STACKED = "A sampler of one task gives many, stacked, by `jmeta.data.batch`."

@@ -1,6 +1,8 @@
 """Gradients of functions that are only evaluated, by evolution strategies."""
 
 import dataclasses
+import inspect
+import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -9,8 +11,13 @@ import jax.numpy as jnp
 from jax.tree_util import keystr, tree_leaves_with_path
 from jax.typing import ArrayLike
 
+from jmeta import _validate
+from jmeta._keys import keyed
 from jmeta._tree import is_float
 from jmeta._typing import Key, PyTree
+
+_OF_FN = 2**32 - 1
+"""Folded into a sample's key for the one that `fn` gets."""
 
 At = Callable[[int], jax.Array]
 """`at(s)` is `fn(params + s * sigma * direction)`, for s of -1, 0 and 1."""
@@ -114,7 +121,9 @@ def es_value_and_grad(
     quadratic `fn` it is the gradient of `fn` at every `sigma`.
 
     Args:
-        fn: `fn(params, *args) -> scalar` in JAX. A function outside JAX works by
+        fn: `fn(params, *args[, key=]) -> scalar` in JAX. It gets a key if and only if
+            it has a parameter named `key` that `args` leave: one for each sample, the
+            same at both of its points. A function outside JAX works by
             `jax.pure_callback(..., vmap_method="sequential")`.
         sigma: Standard deviation of the noise, in the unit of the parameters.
         samples: How many random directions.
@@ -128,8 +137,9 @@ def es_value_and_grad(
         number. Jit it, or the function around it.
 
     Raises:
-        ValueError: `samples` or `chunk_size` out of range; `fn` gives no scalar.
-        TypeError: A parameter that is not a float.
+        ValueError: `sigma`, `samples` or `chunk_size` out of range; `fn` gives no
+            scalar.
+        TypeError: An argument of the wrong kind; a parameter that is not a float.
 
     Example:
         >>> import jax, jax.numpy as jnp, jmeta
@@ -146,20 +156,24 @@ def es_value_and_grad(
         correcting pathologies in the training of learned optimizers,
         arXiv:1810.10180.
     """
+    _check_arguments(fn, sigma, samples, method, chunk_size)
     chunk = samples if chunk_size is None else chunk_size
-    _check_counts(samples, chunk)
+    call = keyed("fn", fn)
 
     def value_and_grad(
         params: PyTree, *args: Any, key: Key
     ) -> tuple[jax.Array, PyTree]:
         _check_floats(params)
+        _validate.key("key", key)
         params = jax.tree.map(jnp.asarray, params)
 
         def sample(i):
-            direction = _normal_like(jax.random.fold_in(key, i), params)
-            value, rise = method(
-                lambda s: _evaluate(fn, _moved(params, direction, s, sigma), args)
-            )
+            sample_key = jax.random.fold_in(key, i)
+            direction = _normal_like(sample_key, params)
+            # none of those split for the leaves, which are as if folded in 0, 1, ...
+            fn_key = jax.random.fold_in(sample_key, _OF_FN)
+            at = lambda s: call(_moved(params, direction, s, sigma), *args, key=fn_key)
+            value, rise = method(lambda s: _scalar(at(s)))
             scaled = rise / sigma
             return value, jax.tree.map(
                 lambda e: (scaled * e).astype(e.dtype), direction
@@ -189,8 +203,14 @@ def _moved(params, direction, sign, sigma):
     )
 
 
-def _evaluate(fn, params, args):
-    value = jnp.asarray(fn(params, *args))
+def _scalar(value):
+    if jax.tree.structure(value) != jax.tree.structure(0):
+        raise TypeError(
+            f"`fn` must return a scalar; got {_validate.kind(value)}. Leave out what it"
+            " returns beside it."
+        )
+    _validate.arrays("fn's result", value)
+    value = jnp.asarray(value)
     if value.shape:
         raise ValueError(
             f"`fn` must return a scalar; got an array of shape {value.shape}. Reduce"
@@ -210,20 +230,38 @@ def _normal_like(key, params):
     )
 
 
-def _check_counts(samples, chunk):
-    if samples < 1:
-        raise ValueError(f"`samples` must be at least 1; got {samples}.")
-    if chunk < 1 or samples % chunk:
+def _check_arguments(fn, sigma, samples, method, chunk_size):
+    _validate.function("fn", fn, use="Pass `fn(params, *args)`, which gives a scalar.")
+    _validate.number(
+        *("sigma", sigma),
+        above=0.0,
+        high=sys.float_info.max,
+        use="It is the noise's standard deviation, in the unit of the parameters.",
+    )
+    use = "It is a number of random directions."
+    _validate.count("samples", samples, minimum=1, use=use)
+    if not callable(method) or inspect.isclass(method):
+        raise TypeError(
+            "`method` must be an estimator; got"
+            f" {_validate.kind(method)}. Pass `jmeta.Antithetic()`,"
+            " `jmeta.ForwardDifference()` or `jmeta.Naive()`."
+        )
+    if chunk_size is None:
+        return
+    _validate.count("chunk_size", chunk_size, minimum=1, use="It divides `samples`.")
+    if samples % chunk_size:
         raise ValueError(
-            f"`chunk_size` must divide `samples`={samples}; got {chunk}. Use another"
-            " number of samples."
+            f"`chunk_size` must divide `samples`={samples}; got {chunk_size}. Use"
+            " another number of samples."
         )
 
 
 def _check_floats(params):
+    use = "Pass what is not moved as a further argument of `fn`."
+    _validate.floats("params", params, use=use)
     for path, leaf in tree_leaves_with_path(params):
         if not is_float(leaf):
             raise TypeError(
-                f"The parameters must be floats; leaf {keystr(path)!r} has dtype"
-                f" {jnp.result_type(leaf)}. Pass it as a further argument of `fn`."
+                f"`params` must be real; leaf {keystr(path)!r} has dtype"
+                f" {jnp.result_type(leaf)}. Pass its real and imaginary parts."
             )

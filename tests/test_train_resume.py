@@ -17,6 +17,7 @@ import numpy as np
 import optax
 import pytest
 
+from jmeta.train import _manifest
 from jmeta.train._interrupt import Interrupt
 from jmeta.train._log import Log
 from tests.helpers import assert_trees_close
@@ -104,9 +105,11 @@ def lose_all(checkpoints):
 
 
 def change_a_number(checkpoints):
-    """As it would be if a file system gave zeros for what it did not write."""
+    """As it would be if orbax had written other numbers than it was given."""
     import orbax.checkpoint as ocp
 
+    state = checkpoints / "30" / "state"
+    settings = _manifest.check(state)
     with ocp.CheckpointManager(checkpoints) as manager:
         args = ocp.args.Composite(state=ocp.args.StandardRestore())
         leaves = manager.restore(30, args=args)["state"]
@@ -114,6 +117,7 @@ def change_a_number(checkpoints):
         manager.delete(30)
         args = ocp.args.Composite(state=ocp.args.StandardSave(leaves))
         manager.save(30, args=args, force=True)
+    _manifest.write(state, settings)
 
 
 def nothing(checkpoints):

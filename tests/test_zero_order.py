@@ -235,7 +235,7 @@ def test_dtype_is_kept(key):
                 {"w": jnp.arange(2), "b": 1.0}, key=jax.random.key(0)
             ),
             TypeError,
-            r"leaf \"\['w'\]\" has dtype int",
+            r"dtype int64 at the leaf \"\['w'\]\"",
         ),
         (
             lambda: es_value_and_grad(cubic, sigma=1, samples=2)(POINT),

@@ -1,7 +1,6 @@
 """Checkpoints: written beside the training, the last ones and the best kept."""
 
-import json
-import os
+import contextlib
 import warnings
 import zlib
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jmeta._typing import PyTree
-from jmeta.train import _extras
+from jmeta.train import _extras, _files, _manifest, _settings
 from jmeta.train._device import State
 
 
@@ -41,6 +40,9 @@ class Checkpoints:
     Args:
         directory: Of the run.
         keep: How many of the last checkpoints are kept.
+
+    Raises:
+        OSError: The folder cannot be read.
     """
 
     def __init__(self, directory: Path, keep: int) -> None:
@@ -51,37 +53,44 @@ class Checkpoints:
             instead="leave `directory` out, which keeps nothing",
         )
         self.directory = directory
+        self._folder = directory / "checkpoints"
+        self._settings: _settings.Settings = {}
         self._best_step: int | None = None
-        self._manager = self._ocp.CheckpointManager(
-            directory.absolute() / "checkpoints",
-            options=self._ocp.CheckpointManagerOptions(
-                # orbax's own `best_fn` would delete the latest, and forgets the
-                # metrics of what an earlier process wrote
-                preservation_policy=_LatestAndBest(self, keep),
-                cleanup_tmp_directories=True,
-            ),
-        )
+        self._writing: int | None = None
+        with self._named(f"The checkpoints in {self._folder} cannot be listed"):
+            self._manager = self._ocp.CheckpointManager(
+                self._folder,
+                item_handlers={"state": self._handler()},
+                options=self._ocp.CheckpointManagerOptions(
+                    # orbax's own `best_fn` would delete the latest, and forgets the
+                    # metrics of what an earlier process wrote
+                    preservation_policy=_LatestAndBest(self, keep),
+                    cleanup_tmp_directories=True,
+                ),
+            )
 
-    def claim(self, settings: dict[str, str]) -> None:
+    def claim(self, settings: _settings.Settings) -> None:
         """Begin a run, or go on with one that began with these settings, by name.
 
         Raises:
-            ValueError: The run in the directory began with others, or there are
-                metrics that `fit` did not write.
+            ValueError: The run in the directory began with others, or there are files
+                that `fit` did not write.
+            OSError: The settings cannot be read or written.
         """
-        path = self.directory / "settings.json"
-        if self._manager.all_steps():
-            _compare(path, settings)
-        else:
-            _refuse_foreign(path)
-            partial = path.with_suffix(".tmp")
-            partial.write_text(json.dumps(settings, indent=1))
-            os.replace(partial, path)
+        steps = self._steps()
+        self._settings = _settings.claim(
+            self.directory, settings, bool(steps), self._recorded
+        )
 
     def save(self, state: State, best: Best | None) -> None:
-        """Begin to write a checkpoint; what is there already is left as it is."""
+        """Begin to write a checkpoint; what is there already is left as it is.
+
+        Raises:
+            OSError: This one or the one before cannot be written.
+        """
+        self.wait()
         step = int(state.step)
-        if step in self._manager.all_steps():
+        if step in self._steps():
             return
         self._best_step = None if best is None else best.step
         leaves = {f"{i:05d}": x for i, x in enumerate(map(to_host, _data(state)))}
@@ -90,56 +99,141 @@ class Checkpoints:
         leaves = {name: x for name, x in leaves.items() if x.size}
         leaves["checksum"] = _checksum(leaves)
         args = self._ocp.args.Composite(state=self._ocp.args.StandardSave(leaves))
-        self._manager.save(step, args=args, force=True)
+        self._writing = step
+        with self._named_write():
+            self._manager.save(step, args=args, force=True)
+
+    def check(self) -> None:
+        """Find out whether a checkpoint could be written, without waiting for it.
+
+        Raises:
+            OSError: It could not.
+        """
+        if self._writing is not None and not self._manager.is_saving_in_progress():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until all is written.
+
+        Raises:
+            OSError: It could not be.
+        """
+        with self._named_write():
+            self._manager.wait_until_finished()
+        self._writing = None
 
     def latest(self, like: State) -> tuple[State, Best | None] | None:
         """The last state and the best parameters; None where there is no checkpoint.
 
-        Structure, dtypes and devices are those of `like`.
+        Structure, dtypes and devices are those of `like`. A checkpoint whose content is
+        not what was written is moved to the folder `damaged`, with a warning.
+
+        Raises:
+            OSError: A checkpoint cannot be read, which moves nothing.
         """
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in self._steps():
             saved = self._read(step)
             if saved is None:
                 continue
             state = _state(saved, like)
             value, best_step = float(saved["best"][0]), int(saved["best"][1])
             # not there: a later one was better, and will be found again
-            there = best_step in self._manager.all_steps()
-            saved = self._read(best_step) if there else None
+            saved = self._read(best_step) if best_step in self._steps() else None
             if saved is None:
                 return state, None
-            self._best_step = best_step
             params = jax.tree.map(to_host, _state(saved, like).params)
             return state, Best(value, best_step, params)
         return None
 
     def close(self) -> None:
-        """Wait until all is written."""
-        self._manager.close()
+        """Wait until all is written.
+
+        Raises:
+            OSError: It could not be.
+        """
+        try:
+            self.wait()
+        finally:
+            with self._named_write():
+                self._manager.close()
+
+    def _handler(self):
+        """Orbax's, with the manifest as the last thing before the renaming."""
+        handler = self._ocp.StandardCheckpointHandler()
+        finalize = handler.finalize
+
+        def finalize_and_list(folder):
+            finalize(folder)
+            _manifest.write(Path(folder), self._settings)
+
+        # a class of its own would have to be registered with orbax's arguments
+        handler.finalize = finalize_and_list
+        return handler
+
+    def _steps(self) -> list[int]:
+        """The latest first."""
+        with self._named(f"The checkpoints in {self._folder} cannot be listed"):
+            return sorted(self._manager.all_steps(), reverse=True)
+
+    def _recorded(self) -> _settings.Settings | None:
+        """The settings in the last whole checkpoint."""
+        for step in self._steps():
+            with self._named_read(step), contextlib.suppress(_manifest.Damaged):
+                return _manifest.check(self._folder / str(step) / "state")
+        return None
 
     def _read(self, step):
-        """What was saved, or None if it cannot be read; it is out of the way then."""
-        args = self._ocp.args.Composite(state=self._ocp.args.StandardRestore())
+        """What was saved, or None if it is damaged; it is out of the way then."""
+        folder = self._folder / str(step) / "state"
         try:
-            saved = self._manager.restore(step, args=args)["state"]
+            with self._named_read(step):
+                _manifest.check(folder)
+                restore = self._ocp.args.StandardRestore()
+                args = self._ocp.args.Composite(state=restore)
+                saved = self._manager.restore(step, args=args)["state"]
             if saved.pop("checksum") != _checksum(saved):
-                raise ValueError("its checksum differs")
-        except Exception as error:  # whatever a damaged file brings about
-            self._set_aside(step, error)
+                raise _manifest.Damaged("the checksum of its numbers differs")
+        except _manifest.Damaged as damage:
+            self._set_aside(step, damage)
             return None
         return saved
 
-    def _set_aside(self, step, error):
-        path = self.directory / "checkpoints" / str(step)
-        aside = self.directory / "damaged"
-        aside.mkdir(exist_ok=True)
-        if path.exists():
-            path.rename(aside / f"{step}-{len(list(aside.iterdir()))}")
-        self._manager.reload()
+    def _set_aside(self, step, damage):
+        path = self._folder / str(step)
+        with self._named(f"The damaged checkpoint {path} cannot be moved"):
+            aside = _files.set_aside(path, self.directory)
+            path.rename(aside)
+            self._manager.reload()
         warnings.warn(
-            f"The checkpoint of step {step} cannot be read and was moved to {aside};"
-            f" the run goes on without it. ({type(error).__name__}: {error})",
+            f"The checkpoint of step {step} cannot be read and was moved to {aside}:"
+            f" {damage}. The run goes on without it.",
             stacklevel=5,
+        )
+
+    @contextlib.contextmanager
+    def _named(self, problem, use="Mend that and make the same call again."):
+        """Whatever orbax makes of an error, it is none of what is in the files."""
+        try:
+            yield
+        except (_manifest.Damaged, MemoryError):
+            raise
+        except Exception as error:
+            raise _files.failure(problem, error, use) from error
+
+    def _named_read(self, step):
+        return self._named(
+            f"The checkpoint of step {step} in `directory` {self.directory} cannot be"
+            " read",
+            "Nothing was moved or written over: make the same call again when it can"
+            f" be. To go on without it, move {self._folder / str(step)} away.",
+        )
+
+    def _named_write(self):
+        return self._named(
+            f"The checkpoint of step {self._writing} cannot be written to `directory`"
+            f" {self.directory}",
+            "Those before it are whole: mend that and make the same call to go on from"
+            " the last one.",
         )
 
 
@@ -191,34 +285,3 @@ def _state(saved, like):
 
 def _is_key(x):
     return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-
-
-def _refuse_foreign(path):
-    """Metrics are cut where a run goes on; those of another program must not be."""
-    metrics = path.parent / "metrics.jsonl"
-    if metrics.exists() and not path.exists():
-        raise ValueError(
-            f"`directory` {path.parent} has a {metrics.name} but no {path.name}: `fit`"
-            " did not make it. Pass another."
-        )
-
-
-def _compare(path, settings):
-    if not path.exists():
-        raise ValueError(
-            f"`directory` {path.parent} has checkpoints but no {path.name}: `fit` did"
-            " not make it. Pass another."
-        )
-    before = json.loads(path.read_text())
-    differences = [
-        f"`{name}` was {before.get(name, 'absent')}, now {settings.get(name, 'absent')}"
-        for name in {**settings, **before}
-        if before.get(name) != settings.get(name)
-    ]
-    if differences:
-        more = len(differences) - 5
-        raise ValueError(
-            f"`directory` {path.parent} holds a run with other settings:"
-            f" {'; '.join(differences[:5])}{f'; and {more} more' if more > 0 else ''}."
-            " Pass what the run was started with, or another directory."
-        )

@@ -1,14 +1,16 @@
 """What a run tells: JSON lines, TensorBoard, a progress bar."""
 
+import contextlib
+import errno
+import importlib
 import json
 import math
 import os
+import sys
 from pathlib import Path
-from typing import Any
 
-from jmeta.train import _extras
-
-Record = dict[str, Any]
+from jmeta.train import _extras, _files, _records
+from jmeta.train._records import Record
 
 
 class Log:
@@ -18,8 +20,12 @@ class Log:
         directory: Of the run: `metrics.jsonl` and `tensorboard` in it; or None.
         step: The step that the run goes on from; what was recorded later is dropped.
         steps: Where the run ends.
-        progress: Show a bar.
+        progress: Show a bar; None where tqdm and a terminal are.
         tensorboard: Write for TensorBoard.
+
+    Raises:
+        ImportError: A package that was asked for is missing.
+        OSError: The records cannot be read or written.
     """
 
     def __init__(
@@ -27,7 +33,7 @@ class Log:
         directory: Path | None,
         step: int,
         steps: int,
-        progress: bool,
+        progress: bool | None,
         tensorboard: bool,
     ) -> None:
         self.records: list[Record] = []
@@ -37,18 +43,17 @@ class Log:
             tensorboardX = _extras.load(
                 "tensorboardX", "tensorboard", "`tensorboard=True`", "leave it out"
             )
-        if progress:
-            tqdm = _extras.load(
-                "tqdm", "examples", "`progress=True`", "pass `progress=False`"
-            )
+        tqdm = _bars(progress)
         if directory is not None:
-            path = directory / "metrics.jsonl"
-            self.records = _keep_until(path, step)
-            self._file = path.open("a")
+            self._path = directory / "metrics.jsonl"
+            with _files.named(f"{self._path} cannot be read and written"):
+                self.records = _records.keep_until(self._path, step)
+                # what a write leaves in a buffer would be written again at the end
+                self._file = self._path.open("ab", buffering=0)
         if tensorboard:
             folder = str(directory / "tensorboard") if directory else None
             self._writer = tensorboardX.SummaryWriter(folder, purge_step=step + 1)
-        if progress:
+        if tqdm is not None:
             self._bar = tqdm.tqdm(initial=step, total=steps, unit="step")
 
     def write(self, record: Record) -> None:
@@ -58,8 +63,10 @@ class Log:
         record = {name: _finite(value) for name, value in record.items()}
         self.records.append(record)
         if self._file:
-            self._file.write(json.dumps(record) + "\n")
-            self._file.flush()
+            line = json.dumps(record).encode() + b"\n"
+            with self._named(f"The record of step {record['step']} cannot be written"):
+                if self._file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self._writer:
             for name, value in record.items():
                 if name != "step" and isinstance(value, int | float):
@@ -73,7 +80,14 @@ class Log:
     def sync(self) -> None:
         """Have the lines on the disk before a checkpoint that comes after them."""
         if self._file:
-            os.fsync(self._file.fileno())
+            with self._named("The records cannot be written"):
+                os.fsync(self._file.fileno())
+
+    def _named(self, problem):
+        return _files.named(
+            f"{problem} to {self._path}",
+            "Mend that and make the same call to go on from the last checkpoint.",
+        )
 
     def close(self) -> None:
         """End the bar and the files."""
@@ -82,19 +96,17 @@ class Log:
                 each.close()
 
 
-def _keep_until(path: Path, step: int) -> list[Record]:
-    """Cut the file after the last whole record up to `step`, and give the records."""
-    if not path.exists():
-        return []
-    records, end = [], 0
-    with path.open("rb+") as file:
-        for line in file:
-            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
-                break
-            records.append(json.loads(line))
-            end += len(line)
-        file.truncate(end)
-    return records
+def _bars(progress):
+    """The module that shows bars; None where there is to be none."""
+    if progress:
+        return _extras.load(
+            "tqdm", "examples", "`progress=True`", "pass `progress=False`"
+        )
+    has_terminal = sys.stderr is not None and sys.stderr.isatty()
+    if progress is None and has_terminal:
+        with contextlib.suppress(ImportError):
+            return importlib.import_module("tqdm")
+    return None
 
 
 def _shown(record):

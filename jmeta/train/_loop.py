@@ -46,6 +46,7 @@ class Loop(NamedTuple):
 
         Raises:
             FloatingPointError: A step is not finite and must not be skipped.
+            OSError: A record or a checkpoint cannot be written.
             KeyboardInterrupt: Ctrl-C was pressed.
         """
         # said outright, a state that comes out is like one that goes in: no recompiling
@@ -64,6 +65,8 @@ class Loop(NamedTuple):
             stretch = max(1, round(SECONDS * rate))
             self.log.advance(int(reached) - step)
             step = int(reached)
+            if self.checkpoints is not None:
+                self.checkpoints.check()
             if bad.any() and not self.training.skip:
                 self._refuse(state, best, bad)
             best = self._tell(state, rate, best)
@@ -141,6 +144,7 @@ class Loop(NamedTuple):
     def _saved(self, how: str) -> str:
         if self.checkpoints is None:
             return "Nothing was saved: pass a `directory` to be able to go on."
+        self.checkpoints.wait()
         return (
             f"All is saved in {self.checkpoints.directory}: {how} to go on from here."
         )

@@ -1,6 +1,5 @@
 """From a user's task loss, metrics and measures to what runs on the device."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +8,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jmeta._keys import keyed
 from jmeta._typing import Key, PyTree
+from jmeta._validate import arrays, kind
 from jmeta.tasks import task_map, task_value_and_grad
 from jmeta.train._device import Training, draw
 
@@ -30,8 +31,8 @@ def make_training(
     sizes: dict[str, Any],
 ) -> Training:
     """The meta-problem, with `chunk_size` and `mesh` in `sizes`."""
-    loss_fn = _with_key(task_loss)
-    value_and_grad = task_value_and_grad(loss_fn, has_aux=has_aux, **sizes)
+    value_and_grad = task_value_and_grad(task_loss, has_aux=has_aux, **sizes)
+    call = keyed("task_loss", task_loss)
 
     def measure(params, tasks, key):
         value, grads = value_and_grad(params, tasks, key)
@@ -39,8 +40,8 @@ def make_training(
         return {"loss": loss, **_scalars(metrics, aux, tasks)}, grads
 
     def only_loss(params, task, key):
-        value = loss_fn(params, task, key)
-        return value[0] if isinstance(value, tuple) else value
+        value = call(params, task, key=key)
+        return value[0] if has_aux else value
 
     return Training(
         measure=measure,
@@ -59,16 +60,20 @@ def make_validation(
     sizes: dict[str, Any],
 ) -> Callable[[PyTree, Key], dict[str, jax.Array]]:
     """`(params, key) -> {name: mean}` over tasks that depend on the key alone."""
-    measure = task_map(_with_key(fn), **sizes)
+    measure = task_map(fn, **sizes)
 
     def validate(params, key):
         tasks, task_key = draw(sample, VALIDATION, key)
-        value = measure(params, tasks, task_key)
-        value, aux = value if isinstance(value, tuple) else (value, None)
-        if jnp.ndim(value) != 1:
+        value: Any = measure(params, tasks, task_key)
+        is_pair = isinstance(value, tuple | list) and len(value) == 2
+        value, aux = value if is_pair else (value, None)
+        # one for each task
+        shape = getattr(value, "shape", None)
+        if shape is None or len(shape) != 1:
+            got = kind(value) if shape is None else f"an array of shape {shape[1:]}"
             raise ValueError(
                 "The function in `validate` must give a scalar for a task, or `(scalar,"
-                f" aux)`; got an array of shape {value.shape[1:]}."
+                f" aux)`; got {got}. Reduce it, for example with `.mean()`."
             )
         found = {} if aux is None else _scalars(metrics, aux, tasks)
         found = {"loss": value.mean(), **found}
@@ -99,27 +104,29 @@ def _copies(sharding):
     return sharding
 
 
-def _with_key(fn):
-    """Call a function of a task with the key if it takes one."""
-    try:
-        inspect.signature(fn).bind(None, None, None)
-    except TypeError:
-        return lambda params, task, key: fn(params, task)
-    return fn
-
-
 def _scalars(metrics, aux, tasks):
     """The metrics; refuse what cannot be averaged and written down."""
     found = {} if metrics is None else metrics(aux, tasks)
     if not isinstance(found, dict):
         raise TypeError(
-            "`metrics(aux, tasks)` must give a dict of scalars by name; got a"
-            f" {type(found).__name__}."
+            "`metrics` must give a dict of scalars by name; got"
+            f" {kind(found)}. Return one such as `{{'accuracy': right.mean()}}`."
         )
     for name, value in found.items():
+        if not isinstance(name, str):
+            raise TypeError(
+                "`metrics` must give scalars by names that are strings; got"
+                f" {kind(name)}. Return a dict such as `{{'accuracy': right.mean()}}`."
+            )
         ours = name in ("step", "loss", "rate", "skipped", "first_skipped")
         if ours or name.startswith("validation_"):
             raise ValueError(f"A metric cannot be named {name!r}, which `fit` writes.")
+        arrays(f"metrics[{name!r}]", value)
+        if not jax.tree_util.all_leaves([value]):
+            raise TypeError(
+                f"Metric {name!r} in `metrics` must be a scalar; got {kind(value)}."
+                " Give each of its entries a name of its own."
+            )
         if jnp.shape(value):
             raise ValueError(
                 f"Metric {name!r} must be a scalar; got an array of shape"

@@ -7,17 +7,16 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
-from jax.tree_util import keystr, tree_leaves_with_path
 
-from jmeta import _check, _validate
-from jmeta._tree import is_inexact
 from jmeta._typing import Key, PyTree
+from jmeta.train import _arguments
 from jmeta.train._checkpoints import Checkpoints
 from jmeta.train._device import describe, draw
+from jmeta.train._files import check_space, open_directory
 from jmeta.train._interrupt import Interrupt
+from jmeta.train._lock import Lock
 from jmeta.train._log import Log, Record
 from jmeta.train._loop import Loop
 from jmeta.train._problem import make_training, make_validation, place
@@ -68,7 +67,7 @@ def fit(
     keep: int = 3,
     log_every: int = 100,
     nonfinite: Literal["raise", "skip"] = "raise",
-    progress: bool = True,
+    progress: bool | None = None,
     tensorboard: bool = False,
 ) -> Fitted:
     """Meta-train: update on the mean loss of new tasks at each step.
@@ -84,12 +83,13 @@ def fit(
     neither parameters nor the state of `tx` ever take it in.
 
     Args:
-        task_loss: `(meta_params, task[, key]) -> loss`, by position, or `(loss, aux)`;
-            as `jmeta.algorithms` make it.
+        task_loss: `(meta_params, task[, key=]) -> loss`, or `(loss, aux)`; as
+            `jmeta.algorithms` make it. It gets a key if and only if it has a parameter
+            named `key`.
         meta_params: Initial meta-parameters, a pytree of float arrays. They are copied.
         tx: The outer transform: any of optax or `jmeta.optim`.
         sample: `key -> tasks` with a leading axis `B` on every leaf, compiled with the
-            rest; as `jmeta.data.batch` makes it.
+            rest; as `jmeta.data.batch` makes it. The key is its one argument.
         steps: How many steps in all, those of an earlier call included.
         key: The same key gives the same run.
         has_aux: `task_loss` gives `(loss, aux)`.
@@ -97,14 +97,16 @@ def fit(
             logged beside the loss. Needs `has_aux`.
         validate: `(fn, sample)`: at every `save_every` steps and the last the mean of
             `fn`, a task loss or another measure of which less is better, over the tasks
-            that this `sample` draws, always the same ones. Where `fn` gives `(value,
+            that this `sample` draws, always the same ones. A key goes to `fn` as to
+            `task_loss`. Where `fn` gives `(value,
             aux)`, `metrics` is applied too.
         chunk_size: Tasks at a time, as in `task_value_and_grad`, and so is `mesh`.
         mesh: See `chunk_size`.
 
     To keep and to show:
         directory: Where checkpoints, `metrics.jsonl` and `settings.json` go, made if it
-            is absent. Default: nothing is kept.
+            is absent. One call at a time trains there. Checkpoints whose content is
+            damaged are moved to `damaged`. Default: nothing is kept.
         save_every: Steps between validations and checkpoints.
         keep: How many of the last checkpoints to keep, beside the one that validated
             best.
@@ -112,7 +114,7 @@ def fit(
             steps per second.
         nonfinite: `"raise"` stops before a step that is not finite; `"skip"` goes on
             without its update and counts.
-        progress: Show a bar.
+        progress: Show a bar. Default: where tqdm and a terminal are.
         tensorboard: Also write the records for TensorBoard, into the `directory`.
 
     Returns:
@@ -121,10 +123,14 @@ def fit(
     Raises:
         FloatingPointError: A step is not finite, with `nonfinite="raise"`. The message
             names the step and the leaf.
-        TypeError: Meta-parameters that are not floats, a `key` that is none.
+        TypeError: An argument of the wrong kind: meta-parameters that are not floats, a
+            `key` that is none.
         KeyboardInterrupt: Ctrl-C, after what was running is finished and saved.
-        ValueError: The `directory` holds a run with another key, or with parameters,
-            optimizer state or tasks of other shapes.
+        OSError: The `directory` cannot be read or written, or the disk is full. Nothing
+            is lost by it: the same call goes on from the last checkpoint.
+        RuntimeError: Another call trains in the `directory`.
+        ValueError: An argument out of range; or the `directory` holds a run with
+            another key, or with parameters, optimizer state or tasks of other shapes.
         ImportError: A package that an extra brings is missing.
 
     Example:
@@ -138,18 +144,23 @@ def fit(
         ...     lambda key: 3.0 + jax.random.normal(key, (4,)),
         ...     200,
         ...     key=jax.random.key(0),
-        ...     progress=False,
         ... )
         >>> round(float(fitted.params)), [record["step"] for record in fitted.history]
         (3, [100, 200])
     """
-    _check_arguments(
-        tx, steps, nonfinite, save_every=save_every, keep=keep, log_every=log_every
+    _arguments.check(
+        *(task_loss, meta_params, tx, sample, steps),
+        key=key,
+        has_aux=has_aux,
+        metrics=metrics,
+        validate=validate,
+        directory=directory,
+        nonfinite=nonfinite,
+        progress=progress,
+        tensorboard=tensorboard,
+        **{"save_every": save_every, "keep": keep, "log_every": log_every},
     )
-    _check_extras(has_aux, metrics, directory, tensorboard)
     sizes = {"chunk_size": chunk_size, "mesh": mesh}
-    _check_key(key)
-    _check_params(meta_params)
     training = make_training(
         task_loss, tx, sample, has_aux, metrics, log_every, nonfinite == "skip", sizes
     )
@@ -157,15 +168,14 @@ def fit(
     key, state = place((key, state), mesh)
     validation = None
     if validate is not None:
-        _check_validate(validate)
         validation = jax.jit(make_validation(*validate, metrics, sizes))
 
     with contextlib.ExitStack() as stack:
         interrupt = stack.enter_context(Interrupt())
         checkpoints = best = None
         if directory is not None:
-            directory = Path(directory).absolute()
-            directory.mkdir(parents=True, exist_ok=True)
+            directory = open_directory(directory)
+            stack.enter_context(Lock(directory))
             tasks, _ = jax.eval_shape(lambda: draw(sample, 0, key))
             checkpoints = Checkpoints(directory, keep)
             stack.callback(checkpoints.close)
@@ -177,6 +187,8 @@ def fit(
                 f"`directory` {directory} holds a run of {begin} steps, more than"
                 f" `steps`={steps}. Pass more, or another directory."
             )
+        if directory is not None and begin < steps:
+            check_space(directory, sum(x.nbytes for x in jax.tree.leaves(state)))
         log = Log(directory, begin, steps, progress, tensorboard)
         stack.callback(log.close)
         loop = Loop(
@@ -195,50 +207,3 @@ def fit(
         best_params=None if best is None else jax.tree.map(jnp.asarray, best.params),
         best_step=None if best is None else best.step,
     )
-
-
-def _check_arguments(tx, steps, nonfinite, **counts):
-    _validate.transform("tx", tx)
-    _check.steps(steps)
-    for name, count in counts.items():
-        whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
-        if not whole or count < 1:
-            raise ValueError(f"`{name}` must be a count, at least 1; got {count!r}.")
-    if nonfinite not in ("raise", "skip"):
-        raise ValueError(f"`nonfinite` must be 'raise' or 'skip'; got {nonfinite!r}.")
-
-
-def _check_extras(has_aux, metrics, directory, tensorboard):
-    if metrics is not None and not has_aux:
-        raise ValueError(
-            "`metrics` reads what `task_loss` gives beside the loss: pass"
-            " `has_aux=True` with a task loss that gives `(loss, aux)`."
-        )
-    if tensorboard and directory is None:
-        raise ValueError("`tensorboard=True` needs a `directory` to write into.")
-
-
-def _check_key(key):
-    if not isinstance(key, jax.Array):
-        raise TypeError(
-            "`key` must be a PRNG key as `jax.random.key(0)` makes it; got a"
-            f" {type(key).__name__}."
-        )
-
-
-def _check_params(meta_params):
-    for path, leaf in tree_leaves_with_path(meta_params):
-        if not is_inexact(leaf):
-            raise TypeError(
-                "`meta_params` must be floats, which have a gradient; leaf"
-                f" {keystr(path)!r} has dtype {jnp.result_type(leaf)}. Let `task_loss`"
-                " capture what is not trained."
-            )
-
-
-def _check_validate(validate):
-    if not isinstance(validate, tuple | list) or len(validate) != 2:
-        raise TypeError(
-            "`validate` must be a pair `(fn, sample)`, such as `(task_loss,"
-            f" jmeta.data.batch(...))`; got a {type(validate).__name__}."
-        )

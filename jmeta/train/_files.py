@@ -1,0 +1,134 @@
+"""The files of a run: named where a file system fails, written through to the disk."""
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jmeta import _validate
+
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
+
+
+def open_directory(directory: str | os.PathLike[str]) -> Path:
+    """The absolute path of a run's directory, which is made if it is absent.
+
+    Raises:
+        TypeError: It is no path.
+        ValueError: It has no name.
+        OSError: It cannot be made.
+    """
+    _validate.instance(
+        *("directory", directory, (str, os.PathLike), "a path"),
+        use="Pass one such as 'runs/first'.",
+    )
+    name = os.fspath(directory)
+    if not isinstance(name, str) or not name.strip() or "\0" in name:
+        raise ValueError(
+            f"`directory` must be the name of a folder; got {name!r}. Pass one such as"
+            " 'runs/first', or '.' for the working directory."
+        )
+    path = Path(name).absolute()
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(
+            f"`directory` must be a folder; got {path}, which is a file. Move it out of"
+            " the way, or pass another name."
+        )
+    with named(f"`directory` {path} cannot be made"):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def check_space(directory: Path, size: int) -> None:
+    """Refuse a disk that cannot hold a checkpoint of `size` bytes."""
+    with named(f"The free space in `directory` {directory} cannot be found"):
+        free = shutil.disk_usage(directory).free
+    if free < size:
+        raise OSError(
+            errno.ENOSPC,
+            f"`directory` {directory} has {free} bytes free and a checkpoint takes"
+            f" {size}. Make room, or pass another.",
+        )
+
+
+@contextlib.contextmanager
+def named(
+    problem: str, use: str = "Mend that and make the same call again: nothing is lost."
+) -> Iterator[None]:
+    """Raise an error of the file system with what it means to a run."""
+    try:
+        yield
+    except OSError as error:
+        raise failure(problem, error, use) from error
+
+
+def failure(problem: str, error: BaseException, use: str) -> OSError:
+    """The error to raise, whatever class it came as, with the system's number."""
+    number = _system_number(error)
+    if number is not None:
+        return OSError(number, f"{problem}: {os.strerror(number)}. {use}")
+    # tensorstore adds all of its settings, on a long line
+    reason = f"{type(error).__name__}: {error}".partition(" [tensorstore_spec")[0]
+    return OSError(f"{problem}: {reason}. {use}")
+
+
+def write_through(path: Path, data: bytes) -> None:
+    """Write a file so that it is whole on the disk, or as it was."""
+    partial = path.with_name(f"{path.name}.tmp")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Have a folder's names on the disk, where the system can."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def set_aside(path: Path, directory: Path) -> Path:
+    """A place of its own for `path` in the folder `damaged` of a run's directory."""
+    folder = directory / "damaged"
+    folder.mkdir(exist_ok=True)
+    number = 0
+    while (folder / f"{path.name}-{number}").exists():
+        number += 1
+    return folder / f"{path.name}-{number}"
+
+
+def _system_number(error: BaseException | None, seen: Any = ()) -> int | None:
+    """What the system said, also where it caused the error or is in its group."""
+    if error is None or error in seen:
+        return None
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    # as tensorstore says it
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code:
+        return int(code[1])
+    inner = getattr(error, "exceptions", ())
+    for other in (error.__cause__, error.__context__, *inner):
+        number = _system_number(other, (*seen, error))
+        if number is not None:
+            return number
+    return None

@@ -1,0 +1,72 @@
+"""What a checkpoint consists of, so that damage is told from trouble in reading it.
+
+The manifest lists every file of a checkpoint with its size and checksum, and the
+settings of the run. It is written before the checkpoint gets its name, so that one
+without it, or with other bytes, is damaged; whatever the system says when the bytes
+are read is not.
+"""
+
+import json
+import os
+import zlib
+from pathlib import Path
+
+from jmeta.train import _files
+
+_NAME = "manifest-of-fit.json"
+_GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
+
+class Damaged(Exception):
+    """The content of a checkpoint is not what was written."""
+
+
+def write(folder: Path, settings: dict[str, str]) -> None:
+    """List the files that are in the folder, and have them on the disk."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir():
+            _files.sync_folder(path)
+        else:
+            files[path.relative_to(folder).as_posix()] = _size_and_checksum(path, True)
+    body = json.dumps({"files": files, "settings": settings}).encode()
+    _files.write_through(folder / _NAME, b"%08x\n" % zlib.crc32(body) + body)
+
+
+def check(folder: Path) -> dict[str, str]:
+    """Read all that was written, and give the settings.
+
+    Raises:
+        Damaged: Bytes are missing or others.
+        OSError: The file system cannot read it now.
+    """
+    try:
+        checksum, _, body = (folder / _NAME).read_bytes().partition(b"\n")
+    except _GONE:
+        # a folder above that is not there says nothing about what was in it
+        os.listdir(folder.parent.parent)
+        raise Damaged(f"it has no {_NAME}") from None
+    if checksum != b"%08x" % zlib.crc32(body):
+        raise Damaged(f"the checksum of its {_NAME} differs")
+    manifest = json.loads(body)
+    for name, expected in manifest["files"].items():
+        try:
+            found = _size_and_checksum(folder / name, False)
+        except _GONE:
+            raise Damaged(f"its file {name} is missing") from None
+        if found != expected:
+            raise Damaged(
+                f"its file {name} has size and checksum {found}, not {expected}"
+            )
+    return manifest["settings"]
+
+
+def _size_and_checksum(path: Path, sync: bool) -> list[int]:
+    size = checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            size += len(block)
+            checksum = zlib.crc32(block, checksum)
+        if sync:
+            os.fsync(file.fileno())
+    return [size, checksum]

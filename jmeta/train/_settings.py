@@ -1,0 +1,111 @@
+"""`settings.json`: what must be the same when a run goes on."""
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from jmeta.train import _files
+
+_FORMAT = "jmeta.fit 1"
+
+Settings = dict[str, str]
+
+
+def claim(
+    directory: Path,
+    settings: Settings,
+    has_checkpoints: bool,
+    recorded: Callable[[], Settings | None],
+) -> Settings:
+    """Begin a run, or go on with one that began with these settings, by name.
+
+    Args:
+        directory: Of the run.
+        settings: Of this call.
+        has_checkpoints: Whether there is a run to go on with.
+        recorded: Gives the settings that a whole checkpoint holds, for a file that is
+            damaged.
+
+    Returns:
+        The settings, with the format of the checkpoints among them.
+
+    Raises:
+        ValueError: The run in the directory began with others, or there are files that
+            `fit` did not write.
+        OSError: The file cannot be read or written.
+    """
+    settings = {"format": _FORMAT, **settings}
+    path = directory / "settings.json"
+    with _files.named(f"{path} cannot be read"):
+        there = path.exists()
+        raw = path.read_bytes() if there else b""
+    before = _parsed(raw)
+    if not has_checkpoints:
+        _refuse_foreign(directory, there, raw, before)
+    elif not there:
+        raise ValueError(
+            f"`directory` {directory} has checkpoints but no {path.name}: `fit` did not"
+            " make it. Pass another."
+        )
+    elif before is not None:
+        _compare(directory, before, settings)
+        return settings
+    else:
+        before = recorded()
+        if before is None:
+            raise ValueError(
+                f"`directory` {directory} has a {path.name} that is damaged, and no"
+                " checkpoint that is whole. Pass another directory to begin again."
+            )
+        _compare(directory, before, settings)
+        warnings.warn(
+            f"{path} was damaged and has been written anew from a checkpoint.",
+            stacklevel=4,
+        )
+    with _files.named(f"{path} cannot be written"):
+        _files.write_through(path, json.dumps(settings, indent=1).encode())
+    return settings
+
+
+def _parsed(raw):
+    """The settings, or None of a file that is torn."""
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _refuse_foreign(directory, there, raw, before):
+    """Nothing that another program wrote is written over."""
+    metrics = directory / "metrics.jsonl"
+    if not there:
+        if metrics.exists():
+            raise ValueError(
+                f"`directory` {directory} has a {metrics.name} but no settings.json:"
+                " `fit` did not make it. Pass another."
+            )
+        return
+    is_ours = before is not None and str(before.get("format")).startswith("jmeta.fit")
+    is_torn = before is None and (not raw.strip(b"\0 \n") or b'"jmeta.fit' in raw)
+    if not is_ours and not is_torn:
+        raise ValueError(
+            f"`directory` {directory} has a settings.json that `fit` did not write, and"
+            " no checkpoints. Pass another."
+        )
+
+
+def _compare(directory, before, settings):
+    differences = [
+        f"`{name}` was {before.get(name, 'absent')}, now {settings.get(name, 'absent')}"
+        for name in {**settings, **before}
+        if before.get(name) != settings.get(name)
+    ]
+    if differences:
+        more = len(differences) - 5
+        raise ValueError(
+            f"`directory` {directory} holds a run with other settings:"
+            f" {'; '.join(differences[:5])}{f'; and {more} more' if more > 0 else ''}."
+            " Pass what the run was started with, or another directory."
+        )
