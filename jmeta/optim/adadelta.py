@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jmeta._numerics import safe_sqrt
-from jmeta._settings import Setting, check_ranges
+from jmeta._settings import Setting, check_settings, is_plain
 from jmeta._typing import PyTree
 from jmeta.optim._base import per_leaf
 
@@ -70,10 +70,15 @@ def adadelta(
     """
     settings = {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay}
     inf = float("inf")
-    check_ranges(
-        settings, lr=(0, inf), rho=(0, inf), eps=(0, inf), weight_decay=(0, inf)
+    check_settings(
+        settings,
+        {"maximize": maximize},
+        lr=(0, inf),
+        rho=(0, inf),
+        eps=(0, inf),
+        weight_decay=(0, inf),
     )
-    if isinstance(rho, int | float) and rho > 1:
+    if is_plain(rho) and rho > 1:
         raise ValueError(f"`rho` must be at most 1; got {rho}.")
 
     # torch/optim/adadelta.py, _single_tensor_adadelta

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jmeta._numerics import safe_sqrt
-from jmeta._settings import Setting, check_ranges
+from jmeta._settings import Setting, check_settings
 from jmeta._typing import PyTree
 from jmeta.optim._base import per_leaf
 
@@ -82,7 +82,9 @@ def adagrad(
         "initial_accumulator_value": initial_accumulator_value,
         "eps": eps,
     }
-    check_ranges(settings, **dict.fromkeys(settings, (0, float("inf"))))
+    check_settings(
+        settings, {"maximize": maximize}, **dict.fromkeys(settings, (0, float("inf")))
+    )
 
     # torch/optim/adagrad.py, _single_tensor_adagrad
     def rule(hp, step, grad, param, sum):

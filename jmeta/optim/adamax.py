@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jmeta._numerics import integer_power
-from jmeta._settings import Setting, check_ranges
+from jmeta._settings import Setting, check_settings, pair
 from jmeta._typing import PyTree
 from jmeta.optim._base import per_leaf
 
@@ -71,10 +71,20 @@ def adamax(
         Kingma and Ba (2015), Adam: a method for stochastic optimization,
         arXiv:1412.6980, section 7.1.
     """
-    settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+    settings = {
+        "lr": lr,
+        "betas": pair("betas", betas),
+        "eps": eps,
+        "weight_decay": weight_decay,
+    }
     inf = float("inf")
-    check_ranges(
-        settings, lr=(0, inf), betas=(0, 1), eps=(0, inf), weight_decay=(0, inf)
+    check_settings(
+        settings,
+        {"maximize": maximize},
+        lr=(0, inf),
+        betas=(0, 1),
+        eps=(0, inf),
+        weight_decay=(0, inf),
     )
 
     # torch/optim/adamax.py, _single_tensor_adamax

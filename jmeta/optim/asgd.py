@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jmeta._settings import Setting, check_ranges
+from jmeta._settings import Setting, check_settings
 from jmeta._typing import PyTree
 from jmeta.optim._base import per_leaf
 
@@ -92,7 +92,7 @@ def asgd(
         "weight_decay": weight_decay,
     }
     inf = float("inf")
-    check_ranges(settings, lr=(0, inf), weight_decay=(0, inf))
+    check_settings(settings, {"maximize": maximize}, lr=(0, inf), weight_decay=(0, inf))
 
     # torch/optim/asgd.py, _single_tensor_asgd
     def rule(hp, step, grad, param, eta, mu, ax):

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jmeta import _validate
 from jmeta._settings import (
     PerLeaf,
     Setting,
     advance_hyperparams,
-    check_ranges,
+    check_settings,
     current_hyperparams,
     initial_hyperparams,
 )
@@ -87,20 +88,14 @@ def lbfgs(
         optimization, Mathematical Programming 45. Schmidt (2005), minFunc.
     """
     settings = {"lr": lr}
-    check_ranges(settings, lr=(0, math.inf))
+    check_settings(settings, {}, lr=(0, math.inf))
+    _validate.count("max_iter", max_iter, minimum=1)
     max_eval = max_iter * 5 // 4 if max_eval is None else max_eval
-    counts = (
-        ("max_iter", max_iter),
-        ("max_eval", max_eval),
-        ("history_size", history_size),
-    )
-    for name, count in counts:
-        if count < 1:
-            raise ValueError(f"`{name}` must be at least 1; got {count}.")
-    if line_search_fn not in (None, "strong_wolfe"):
-        raise ValueError(
-            f'`line_search_fn` must be "strong_wolfe" or None; got {line_search_fn!r}.'
-        )
+    _validate.count("max_eval", max_eval, minimum=1)
+    _validate.count("history_size", history_size, minimum=1)
+    _validate.number("tolerance_grad", tolerance_grad, low=0)
+    _validate.number("tolerance_change", tolerance_change, low=0)
+    _validate.one_of("line_search_fn", line_search_fn, ["strong_wolfe", None])
     limits = Limits(
         max_iter,
         max_eval,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jmeta._numerics import integer_power, safe_sqrt
-from jmeta._settings import Setting, check_ranges
+from jmeta._settings import Setting, check_settings, pair
 from jmeta._typing import PyTree
 from jmeta.optim._base import per_leaf
 
@@ -85,14 +85,15 @@ def nadam(
     """
     settings = {
         "lr": lr,
-        "betas": betas,
+        "betas": pair("betas", betas),
         "eps": eps,
         "weight_decay": weight_decay,
         "momentum_decay": momentum_decay,
     }
     inf = float("inf")
-    check_ranges(
+    check_settings(
         settings,
+        {"maximize": maximize, "decoupled_weight_decay": decoupled_weight_decay},
         lr=(0, inf),
         betas=(0, 1),
         eps=(0, inf),

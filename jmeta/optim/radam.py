@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jmeta._numerics import integer_power, safe_sqrt
-from jmeta._settings import Setting, check_ranges
+from jmeta._settings import Setting, check_settings, pair
 from jmeta._typing import PyTree
 from jmeta.optim._base import per_leaf
 
@@ -82,10 +82,20 @@ def radam(
         Liu et al. (2020), On the variance of the adaptive learning rate and beyond,
         arXiv:1908.03265.
     """
-    settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+    settings = {
+        "lr": lr,
+        "betas": pair("betas", betas),
+        "eps": eps,
+        "weight_decay": weight_decay,
+    }
     inf = float("inf")
-    check_ranges(
-        settings, lr=(0, inf), betas=(0, 1), eps=(0, inf), weight_decay=(0, inf)
+    check_settings(
+        settings,
+        {"maximize": maximize, "decoupled_weight_decay": decoupled_weight_decay},
+        lr=(0, inf),
+        betas=(0, 1),
+        eps=(0, inf),
+        weight_decay=(0, inf),
     )
 
     # torch/optim/radam.py, _single_tensor_radam

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jmeta._numerics import safe_sqrt
-from jmeta._settings import Setting, check_ranges
+from jmeta._settings import Setting, check_settings
 from jmeta._typing import PyTree
 from jmeta.optim._base import per_leaf
 
@@ -96,7 +96,11 @@ def rmsprop(
         "weight_decay": weight_decay,
         "momentum": momentum,
     }
-    check_ranges(settings, **dict.fromkeys(settings, (0, float("inf"))))
+    check_settings(
+        settings,
+        {"maximize": maximize, "centered": centered},
+        **dict.fromkeys(settings, (0, float("inf"))),
+    )
 
     # torch/optim/rmsprop.py, _single_tensor_rmsprop
     def rule(

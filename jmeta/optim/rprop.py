@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jmeta._settings import Setting, check_ranges
+from jmeta._settings import Setting, check_settings, is_plain, pair
 from jmeta._typing import PyTree
 from jmeta.optim._base import per_leaf
 
@@ -75,10 +75,14 @@ def rprop(
         Riedmiller and Braun (1993), A direct adaptive method for faster
         backpropagation learning: the RPROP algorithm, IEEE ICNN.
     """
-    settings = {"lr": lr, "etas": etas, "step_sizes": step_sizes}
+    settings = {
+        "lr": lr,
+        "etas": pair("etas", etas),
+        "step_sizes": pair("step_sizes", step_sizes),
+    }
     inf = float("inf")
-    check_ranges(settings, lr=(0, inf))
-    if all(isinstance(eta, int | float) for eta in etas):
+    check_settings(settings, {"maximize": maximize}, lr=(0, inf))
+    if all(map(is_plain, etas)):
         if not 0 < etas[0] < 1 < etas[1]:
             raise ValueError(f"`etas` must be 0 < etas[0] < 1 < etas[1]; got {etas}.")
 

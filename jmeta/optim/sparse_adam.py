@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jmeta._numerics import integer_power, safe_sqrt
-from jmeta._settings import Setting, check_ranges
+from jmeta._settings import Setting, check_settings, is_plain, pair
 from jmeta._typing import PyTree
 from jmeta.optim._base import per_leaf
 
@@ -74,10 +74,10 @@ def sparse_adam(
         Kingma and Ba (2015), Adam: a method for stochastic optimization,
         arXiv:1412.6980.
     """
-    settings = {"lr": lr, "betas": betas, "eps": eps}
-    check_ranges(settings, betas=(0, 1))
+    settings = {"lr": lr, "betas": pair("betas", betas), "eps": eps}
+    check_settings(settings, {"maximize": maximize}, betas=(0, 1))
     for name in ("lr", "eps"):
-        if isinstance(settings[name], int | float) and not settings[name] > 0:
+        if is_plain(settings[name]) and not settings[name] > 0:
             raise ValueError(f"`{name}` must be above 0; got {settings[name]}.")
 
     # torch/optim/_functional.py, sparse_adam
