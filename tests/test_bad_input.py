@@ -237,7 +237,9 @@ HYPERPARAMS = {
     "string": (lambda: override(lr="fast"), TypeError, "must be a number.* got 'fast'"),
     "bool": (lambda: override(lr=True), TypeError, "must be a number"),
     "half a pair": (
-        lambda: override(ADAM, betas=0.9), ValueError, "`betas` is a tuple or a list of 2 values",
+        lambda: override(ADAM, betas=0.9),
+        ValueError,
+        "`betas` is a tuple or a list of 2 values",
     ),
     "three of a pair": (
         lambda: override(ADAM, betas=(0.9, 0.9, 0.9)), ValueError, "tuple of 2 values",
