@@ -23,8 +23,8 @@ from tests.reference.read import case, cases
 
 ROWS = {row["name"]: row for row in cases("by_shape")}
 TIMES = (1, 5, 12)
-BFLOAT16 = 2e-2
-"""torch's own Muon against its rule in float64, measured at up to 1.4e-2."""
+BFLOAT16 = 5e-3
+"""torch's own Muon against its rule in float64, measured at up to 2.8e-3."""
 NUMERIC = {
     "Adafactor": ("lr", "beta2_decay", "eps", "d", "weight_decay"),
     "Muon": ("lr", "weight_decay", "momentum", "ns_coefficients", "eps"),
@@ -162,8 +162,8 @@ def test_muon_in_bfloat16_is_torchs_own(name):
 
     in_bfloat16, in_float64 = path(jnp.bfloat16), path(None)
     assert 1e-4 < apart(in_float64) < BFLOAT16
-    # the order of sums is the compiler's
-    assert apart(in_bfloat16) < 0.5 * apart(in_float64) + 1e-3
+    # equal to 3e-16 here; but the order of sums in bfloat16 is the compiler's
+    assert apart(in_bfloat16) < 0.5 * apart(in_float64)
 
 
 def curvature(optimizer: str, settings: dict[str, Any]) -> Callable[..., Any]:
@@ -180,7 +180,7 @@ def curvature(optimizer: str, settings: dict[str, Any]) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "settings"),
+    ("name", "settings"),
     [
         ("adafactor", {"eps": (0.5, 0.1)}),
         ("muon", {"eps": 0.5, "ns_steps": 2}),
@@ -190,8 +190,8 @@ def curvature(optimizer: str, settings: dict[str, Any]) -> Callable[..., Any]:
         ("muon", {"eps": 0.0}),
     ],
 )
-def test_second_derivatives_at_zero(optimizer, settings):
-    grad = curvature(optimizer, settings)
+def test_second_derivatives_at_zero(name, settings):
+    grad = curvature(name, settings)
     at, direction = (0.05, jnp.zeros((2, 3))), (0.3, jnp.full((2, 3), 0.2))
     second = lambda x, d: jax.jvp(lambda x: grad(*x), (x,), (d,))[1]
     found = jax.jit(second)(at, direction)

@@ -35,8 +35,8 @@ NAMESPACES = {
     """,
     "jmeta.from_torch": "optimizer_state parameters state",
     "jmeta.optim": """
-        adadelta adagrad adam adamax adamw asgd finite lbfgs nadam param_groups radam
-        rmsprop rprop sgd sparse_adam
+        adadelta adafactor adagrad adam adamax adamw asgd finite lbfgs muon nadam
+        param_groups radam rmsprop rprop sgd sparse_adam
     """,
     "jmeta.plot": "accuracy adaptation hypergradients history losses",
     "jmeta.schedules": """

@@ -135,7 +135,7 @@ def _check_pair(name, value, own):
     if not isinstance(value, tuple) or len(value) != len(own):
         names = ", ".join("abc"[: len(own)])
         raise ValueError(
-            f"`{name}` is a tuple or a list of {len(own)} values; got {value!r}."
+            f"`{name}` is a tuple or list of {len(own)} values; got {value!r}."
             f" Override all of them, as in {{'{name}': ({names})}}."
         )
 

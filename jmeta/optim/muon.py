@@ -80,7 +80,7 @@ def muon(
             `"original"` is `sqrt(max(1, rows / columns))`, `"match_rms_adamw"` is
             `0.2 * sqrt(max(rows, columns))`; or a function from the shape to it.
         ns_dtype: Precision of the iteration. None is that of the parameters, at least
-            float32; torch's is `jnp.bfloat16`, which is less exact by about 1e-2.
+            float32; torch's is `jnp.bfloat16`, which changes a step by about 1 %.
 
     Returns:
         A transform whose state lists the numeric settings under `hyperparams`.
