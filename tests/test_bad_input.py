@@ -240,7 +240,7 @@ HYPERPARAMS = {
         lambda: override(ADAM, betas=0.9), ValueError, "`betas` is a tuple or list of",
     ),
     "three of a pair": (
-        lambda: override(ADAM, betas=(0.9, 0.9, 0.9)), ValueError, "or list of 2 values",
+        lambda: override(ADAM, betas=(0.9, 0.9, 0.9)), ValueError, "list of 2 values",
     ),
     "PerLeaf of another tree": (
         lambda: override(lr=PerLeaf({"v": 0.1})), ValueError, "tree, or prefix, of",

@@ -277,7 +277,7 @@ def test_second_derivatives_equal_central_differences(name):
     f = lambda x: meta_loss(name, *back(x))
     first = jax.jit(jax.grad(f))
     second = jax.jit(lambda x: jax.grad(lambda y: jax.grad(f)(y) @ direction)(x))(at)
-    expected = central_difference(first, at, direction, step=1e-4)
+    expected = central_difference(first, at, direction, step=1e-5)
     assert np.isfinite(expected).all()
     assert (np.abs(expected) < 1e-9).sum() == INACTIVE.get(name, 0)
     scale = np.abs(expected).max()
