@@ -8,7 +8,7 @@ names. The value that stands there is the one that the next update uses, as in t
 import dataclasses
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -59,7 +59,7 @@ class Overridden(NamedTuple):
     own: Setting
 
 
-def as_hyperparam(value: Setting, name: str = "") -> Setting:
+def as_hyperparam(value: Setting, name: str = "", form: str = FORMS) -> Setting:
     """Make a setting a strongly typed float array of at least float32.
 
     A weak type or a lower precision would decide the precision of the whole update.
@@ -68,6 +68,7 @@ def as_hyperparam(value: Setting, name: str = "") -> Setting:
     Args:
         value: A number or an array.
         name: The setting's name, for the message.
+        form: What it may be, for the message.
 
     Returns:
         The same value as a `jax.Array`.
@@ -76,10 +77,10 @@ def as_hyperparam(value: Setting, name: str = "") -> Setting:
         TypeError: `value` is not a real number.
     """
     if isinstance(value, PerLeaf | tuple):
-        return jax.tree.map(lambda x: as_hyperparam(x, name), value)
+        return jax.tree.map(lambda x: as_hyperparam(x, name, form), value)
     if not _is_real(value):
-        must = f"`{name}` must be {FORMS}" if name else f"A setting must be {FORMS}"
-        raise TypeError(f"{must}; got {_validate.kind(value)}.")
+        which = f"`{name}`" if name else "A setting"
+        raise TypeError(f"{which} must be {form}; got {_validate.kind(value)}.")
     dtype = getattr(value, "dtype", None)
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         dtype = jnp.result_type(float)
@@ -118,6 +119,7 @@ def pair(name: str, value: Any, size: int = 2) -> tuple[Setting, ...]:
 def check_settings(
     settings: Mapping[str, Setting],
     flags: Mapping[str, Any],
+    pairs: Iterable[str] = (),
     **ranges: tuple[float, float],
 ) -> None:
     """Refuse settings of the wrong kind, and numbers that torch refuses.
@@ -126,8 +128,9 @@ def check_settings(
     and a learned one may cross a bound.
 
     Args:
-        settings: The constructor's settings by name, pairs as tuples.
+        settings: The constructor's settings by name.
         flags: Its arguments that are True or False.
+        pairs: The settings that are tuples, see `pair`.
         **ranges: `low <= value < high` by name, for each entry of a pair alike.
 
     Raises:
@@ -135,7 +138,7 @@ def check_settings(
         ValueError: A number outside its range, an array that is no scalar.
     """
     for name, value in settings.items():
-        for one in value if isinstance(value, tuple) else (value,):
+        for one in value if name in pairs else (value,):
             _check_form(name, one)
             if name in ranges and is_plain(one):
                 low, high = ranges[name]

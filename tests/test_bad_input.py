@@ -233,7 +233,7 @@ HYPERPARAMS = {
     "per step rank": (
         lambda: override(lr=PerStep(jnp.ones((2, 3)))), ValueError, r"PerLeaf\(tree\)",
     ),
-    "list": (lambda: override(lr=[0.1, 0.2]), ValueError, "A list is no override"),
+    "list": (lambda: override(lr=[0.1, 0.2]), ValueError, "a list is no override"),
     "string": (lambda: override(lr="fast"), TypeError, "must be a number.* got 'fast'"),
     "bool": (lambda: override(lr=True), TypeError, "must be a number"),
     "half a pair": (

@@ -43,7 +43,7 @@ NAMESPACES = {
         PlateauState ReduceLROnPlateau Schedule constant_lr cosine_annealing_lr
         cosine_annealing_warm_restarts cyclic_lr cyclic_momentum exponential_lr
         lambda_lr linear_lr multi_step_lr one_cycle_lr one_cycle_momentum
-        polynomial_lr reduce_lr_on_plateau sequential_lr step_lr
+        polynomial_lr reduce_lr_on_plateau sequential_lr step_lr warmup_cosine
     """,
 }
 

@@ -56,7 +56,7 @@ def per_step(
     if isinstance(value, PerStep):
         for leaf in jax.tree.leaves(value.value):
             _check_length(name, jnp.shape(leaf), steps)
-        per_steps = as_hyperparam(_plain(_as_pair(value.value, own)), name)
+        per_steps = as_hyperparam(_plain(name, _as_pair(value.value, own)), name)
         return per_steps, lambda step, x: _check_form(name, x, own, params)
     if callable(value) and not inspect.isclass(value):
         return None, lambda step, x: _check_form(name, value(step), own, params)
@@ -91,14 +91,15 @@ def _single(name, value):
             f"`{name}` is a single number, not a pair; got {value!r}. Use an array of"
             " shape [steps] for a value per step."
         )
-    return as_hyperparam(_plain(value), name)
+    return as_hyperparam(_plain(name, value), name)
 
 
-def _plain(value):
+def _plain(name, value):
     if isinstance(value, list):
         raise ValueError(
-            "A list is no override of a single number: pass an array with a value per"
-            " step, or {label: value} for parameter groups."
+            f"`{name}` is a single number, and a list is no override of it; got"
+            f" {value!r}. Pass an array with a value per step, or {{label: value}} for"
+            " parameter groups."
         )
     return value
 

@@ -112,6 +112,7 @@ def adafactor(
     check_settings(
         settings,
         {"maximize": maximize},
+        pairs=("eps",),
         lr=(0, inf),
         eps=(0, inf),
         d=(1, inf),
@@ -169,7 +170,7 @@ def adafactor(
         eps = (_machine_epsilon(params), state.hyperparams["eps"][1])
         return state._replace(hyperparams=state.hyperparams | {"eps": eps})
 
-    return optax.GradientTransformationExtraArgs(init, tx.update)
+    return tx._replace(init=init)
 
 
 def _rms(x):

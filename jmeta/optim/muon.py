@@ -125,6 +125,7 @@ def muon(
     check_settings(
         settings,
         {"nesterov": nesterov},
+        pairs=("ns_coefficients",),
         lr=(0, inf),
         weight_decay=(0, inf),
         momentum=(0, inf),
@@ -174,7 +175,7 @@ def muon(
                 )
         return tx.init(params)
 
-    return optax.GradientTransformationExtraArgs(init, tx.update)
+    return tx._replace(init=init)
 
 
 _FACTORS = {

@@ -81,7 +81,9 @@ def rprop(
         "step_sizes": pair("step_sizes", step_sizes),
     }
     inf = float("inf")
-    check_settings(settings, {"maximize": maximize}, lr=(0, inf))
+    check_settings(
+        settings, {"maximize": maximize}, pairs=("etas", "step_sizes"), lr=(0, inf)
+    )
     if all(map(is_plain, etas)):
         if not 0 < etas[0] < 1 < etas[1]:
             raise ValueError(f"`etas` must be 0 < etas[0] < 1 < etas[1]; got {etas}.")

@@ -5,11 +5,11 @@ import math
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jmeta import _validate
 from jmeta.schedules._base import (
     Schedule,
     as_floats,
     as_step,
-    check_choice,
     check_counts,
 )
 
@@ -67,7 +67,7 @@ def one_cycle_lr(
     total_steps = _total_steps(total_steps, epochs, steps_per_epoch)
     ends = _phase_ends(total_steps, pct_start, three_phase)
     max_lr, div_factor, final_div_factor = as_floats(
-        max_lr, div_factor, final_div_factor
+        max_lr=max_lr, div_factor=div_factor, final_div_factor=final_div_factor
     )
     first = max_lr / div_factor
     last = first / final_div_factor
@@ -117,7 +117,7 @@ def one_cycle_momentum(
     """
     total_steps = _total_steps(total_steps, epochs, steps_per_epoch)
     ends = _phase_ends(total_steps, pct_start, three_phase)
-    low, high = as_floats(base_momentum, max_momentum)
+    low, high = as_floats(base_momentum=base_momentum, max_momentum=max_momentum)
     values = [high, low, high, high] if three_phase else [high, low, high]
     return _phases(ends, values, anneal_strategy)
 
@@ -151,7 +151,7 @@ def _phase_ends(total_steps, pct_start, three_phase):
 
 
 def _phases(ends, values, anneal_strategy):
-    check_choice("anneal_strategy", anneal_strategy, ("cos", "linear"))
+    _validate.one_of("anneal_strategy", anneal_strategy, ("cos", "linear"))
     anneal = _anneal_cos if anneal_strategy == "cos" else _anneal_linear
     # torch's last phase goes on for one step beyond its end
     bounds = [*ends[:-1], ends[-1] + 1]
