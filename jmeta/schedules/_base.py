@@ -15,9 +15,20 @@ Schedule: TypeAlias = Callable[[ArrayLike], jax.Array]
 """`step -> value`, elementwise in an integer step that counts updates from 0."""
 
 
+def as_float(name: str, value: ArrayLike) -> jax.Array:
+    """A number as a strongly typed array of at least float32."""
+    if isinstance(value, PerLeaf | tuple):
+        raise TypeError(
+            f"`{name}` of a schedule must be a number or an array; got"
+            f" {_validate.kind(value)}. Make a schedule for each parameter group"
+            " instead."
+        )
+    return as_hyperparam(value, name, "a number or an array, which may be traced")
+
+
 def as_floats(**values: ArrayLike) -> tuple[jax.Array, ...]:
     """Numbers by name as strongly typed arrays of at least float32."""
-    return tuple(_as_float(name, value) for name, value in values.items())
+    return tuple(as_float(name, value) for name, value in values.items())
 
 
 def as_step(step: ArrayLike) -> jax.Array:
@@ -25,12 +36,13 @@ def as_step(step: ArrayLike) -> jax.Array:
 
     The quotient of two int32 is a float32 even where rates are float64.
     """
-    step = jnp.asarray(step)
-    if not jnp.issubdtype(step.dtype, jnp.integer):
+    dtype = getattr(step, "dtype", None)
+    if not (is_integer(step) if dtype is None else jnp.issubdtype(dtype, jnp.integer)):
         raise TypeError(
-            f"`step` must be an integer, the number of updates so far; got {step}."
+            "`step` must be an integer, the number of updates so far; got"
+            f" {_validate.kind(step)}."
         )
-    return step.astype(jnp.result_type(int))
+    return jnp.asarray(step).astype(jnp.result_type(int))
 
 
 def check_counts(**counts: int) -> None:
@@ -77,13 +89,3 @@ def cosine_wave(
 def is_integer(value: object) -> bool:
     """Whether a value is an integer of Python's or numpy's, and no bool."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def _as_float(name, value):
-    if isinstance(value, PerLeaf | tuple):
-        raise TypeError(
-            f"`{name}` of a schedule must be a number or an array; got"
-            f" {_validate.kind(value)}. Make a schedule for each parameter group"
-            " instead."
-        )
-    return as_hyperparam(value, name, "a number or an array, which may be traced")

@@ -10,6 +10,7 @@ from jmeta import _validate
 from jmeta._numerics import integer_power
 from jmeta.schedules._base import (
     Schedule,
+    as_float,
     as_floats,
     as_step,
     check_counts,
@@ -152,4 +153,4 @@ def lambda_lr(lr: ArrayLike, lr_lambda: Callable[[jax.Array], ArrayLike]) -> Sch
         use="Give one `step -> factor`, such as `lambda step: 0.9**step`.",
     )
     (lr,) = as_floats(lr=lr)
-    return lambda step: jnp.multiply(lr, lr_lambda(as_step(step)))
+    return lambda step: lr * as_float("lr_lambda(step)", lr_lambda(as_step(step)))

@@ -136,6 +136,7 @@ def _total_steps(total_steps, epochs, steps_per_epoch):
 
 
 def _phase_ends(total_steps, pct_start, three_phase):
+    _validate.flag("three_phase", three_phase)
     if not isinstance(pct_start, float) or not 0 <= pct_start <= 1:
         raise ValueError(
             f"`pct_start` must be a Python float between 0 and 1; got {pct_start!r}."
@@ -143,8 +144,8 @@ def _phase_ends(total_steps, pct_start, three_phase):
     rise = pct_start * total_steps - 1
     if rise == 0:
         raise ValueError(
-            f"The rise must not end at step 0, where it begins; got pct_start="
-            f"{pct_start} of total_steps={total_steps}. Change either."
+            "The rise to `pct_start` of `total_steps` must not end at step 0, where it"
+            f" begins; got {pct_start} of {total_steps}. Change either."
         )
     middle = [2 * rise] if three_phase else []
     return [rise, *middle, total_steps - 1]

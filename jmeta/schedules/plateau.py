@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from jmeta import _validate
 from jmeta._settings import is_plain
-from jmeta.schedules._base import as_floats
+from jmeta.schedules._base import as_float, as_floats
 
 
 class PlateauState(NamedTuple):
@@ -112,7 +112,9 @@ def reduce_lr_on_plateau(
         return PlateauState(lr, worst, zero, zero)
 
     def update(metric: ArrayLike, state: PlateauState) -> PlateauState:
-        metric = jnp.asarray(metric, state.best.dtype)
+        use = "Begin with `init()` and pass on what `update` returns."
+        _validate.instance("state", state, PlateauState, "a `PlateauState`", use=use)
+        metric = as_float("metric", metric).astype(state.best.dtype)
         margin = sign * threshold
         bar = state.best * (1 - margin)
         if threshold_mode == "abs":
