@@ -52,6 +52,9 @@ AT_ZERO: dict[str, tuple[str, dict]] = {
 }
 """Matrices of 0 whose gradient is 0: `eps` is large, so that the slope is moderate."""
 
+MIDDLE = 5
+"""The step after which torch's state is kept, to go on from."""
+
 MATRICES = ("0.weight", "2.weight")
 
 
@@ -69,6 +72,12 @@ def record() -> list[dict[str, Any]]:
         for name, (optimizer, kwargs) in AT_ZERO.items():
             rows.append(row(name, zero_matrix(), optimizer, kwargs))
     by_name = {found["name"]: found for found in rows}
+    for name, kwargs in (ADAFACTOR | MUON).items():
+        with in_float64():
+            of = "Adafactor" if name in ADAFACTOR else "Muon"
+            run = run_of(mlp(), of, kwargs, MIDDLE)
+            state = real(run, run.settings(), run.problem.params)["state"]
+        by_name[f"{name}/mlp"]["middle_state"] = state
     for name, kwargs in MUON.items():
         run = run_of(mlp(), "Muon", kwargs)
         path = real(run, run.settings(), run.problem.params)["params"]
