@@ -22,6 +22,9 @@ from jmeta._typing import PyTree
 Setting = Any
 """A number, a scalar array, a schedule `step -> value`, a `PerLeaf`, or a pair."""
 
+Pair = tuple[Setting, Setting] | list[Setting]
+"""A setting of two values; state and rules have it as a tuple."""
+
 FORMS = "a number, a scalar array, a schedule `step -> value` or a `PerLeaf`"
 """What a single setting may be, in the words of a message."""
 

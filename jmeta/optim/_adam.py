@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jmeta._numerics import integer_power, safe_sqrt, scale
-from jmeta._settings import Setting, check_settings, pair
+from jmeta._settings import Pair, Setting, check_settings, pair
 from jmeta._typing import PyTree
 from jmeta.optim._base import per_leaf
 
@@ -32,7 +32,7 @@ class AdamState(NamedTuple):
 
 def adam_family(
     lr: Setting,
-    betas: tuple[Setting, Setting],
+    betas: Pair,
     eps: Setting,
     weight_decay: Setting,
     *,

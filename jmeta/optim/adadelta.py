@@ -45,16 +45,18 @@ def adadelta(
         param      <- param - lr * delta
 
     Args:
-        lr: As in `adam`, and so is `maximize`.
+        lr: Step size; a number, a scalar array, a schedule `step -> value` or a
+            `PerLeaf`. The other numeric settings likewise.
         rho: Decay of the two running means, at most 1.
         eps: Added under both roots.
         weight_decay: L2 penalty, added to the gradient.
-        maximize: See `lr`.
+        maximize: Ascend.
 
     Returns:
         A transform whose state lists the numeric settings under `hyperparams`.
 
     Raises:
+        TypeError: A setting that is none, a flag that is no bool.
         ValueError: A number outside torch's range.
 
     Example:

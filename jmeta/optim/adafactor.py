@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jmeta._numerics import safe_divide, safe_sqrt
-from jmeta._settings import PerLeaf, Setting, check_settings, is_plain, pair
+from jmeta._settings import Pair, PerLeaf, Setting, check_settings, is_plain, pair
 from jmeta._typing import PyTree
 from jmeta.optim._base import per_leaf, scalar_settings
 
@@ -35,7 +35,7 @@ class AdafactorState(NamedTuple):
 def adafactor(
     lr: Setting = 1e-2,
     beta2_decay: Setting = -0.8,
-    eps: tuple[Setting | None, Setting] = (None, 1e-3),
+    eps: Pair = (None, 1e-3),
     d: Setting = 1.0,
     weight_decay: Setting = 0.0,
     *,

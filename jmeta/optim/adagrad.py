@@ -44,18 +44,20 @@ def adagrad(
         param <- param - clr * grad / (sqrt(sum) + eps)
 
     Args:
-        lr: As in `adam`, and so is `maximize`.
+        lr: Step size; a number, a scalar array, a schedule `step -> value` or a
+            `PerLeaf`. The other numeric settings likewise.
         lr_decay: How fast the step size falls.
         weight_decay: L2 penalty, added to the gradient.
         initial_accumulator_value: What `sum` begins at. The first update sets it, so
             that it can be overridden and learned like any other setting.
         eps: Added to the root.
-        maximize: See `lr`.
+        maximize: Ascend.
 
     Returns:
         A transform whose state lists the numeric settings under `hyperparams`.
 
     Raises:
+        TypeError: A setting that is none, a flag that is no bool.
         ValueError: A number outside torch's range.
 
     Example:

@@ -50,18 +50,20 @@ def asgd(
     Evaluate with `state.ax`.
 
     Args:
-        lr: As in `adam`, and so is `maximize`.
+        lr: Step size; a number, a scalar array, a schedule `step -> value` or a
+            `PerLeaf`. The other numeric settings likewise.
         lambd: Decay of the parameters and of the step size.
         alpha: Power of the decay of the step size.
         t0: Updates before the averaging begins. The average is piecewise smooth in
             it; at a whole number its derivative is the mean of those on both sides.
         weight_decay: L2 penalty, added to the gradient.
-        maximize: See `lr`.
+        maximize: Ascend.
 
     Returns:
         A transform whose state lists the numeric settings under `hyperparams`.
 
     Raises:
+        TypeError: A setting that is none, a flag that is no bool.
         ValueError: A number outside torch's range.
 
     Example:

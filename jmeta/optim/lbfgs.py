@@ -46,8 +46,9 @@ def lbfgs(
     `update(grads, state, params, value_fn=loss)`, which `inner_loop` does.
 
     Args:
-        lr: Step length, the first that a line search tries; as in `adam`, but one
-            value for all parameters. The other arguments are fixed once built.
+        lr: Step length, the first that a line search tries; a number, a scalar array or
+            a schedule `step -> value`, one value for all parameters. The other
+            arguments are fixed once built.
         max_iter: Iterations in an update.
         max_eval: Evaluations of the loss in an update after which to stop, by default
             5/4 of `max_iter`.
@@ -62,6 +63,7 @@ def lbfgs(
         `value`, the loss at `params`, which is evaluated if it is not given.
 
     Raises:
+        TypeError: A setting or count of the wrong kind.
         ValueError: A number outside its range, another line search, no `value_fn`.
 
     Example:
@@ -79,6 +81,9 @@ def lbfgs(
         when the iterations stopped are held constant. As in torch there are no groups,
         and gradients that a `grad_callback` changed are used in the first iteration
         only, the others take the gradient of `value_fn`.
+
+        `optax.lbfgs` with its line search cannot be differentiated in reverse mode,
+        since the search is a `while_loop`; this one can.
 
         The default tolerances stop while the gradient is still about 1e-5. To reach
         the `tol` of `jmeta.Implicit` set both to 0.

@@ -1,7 +1,7 @@
 """Muon."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -38,7 +38,7 @@ def muon(
     weight_decay: Setting = 0.1,
     momentum: Setting = 0.95,
     nesterov: bool = True,
-    ns_coefficients: tuple[Setting, Setting, Setting] = (3.4445, -4.7750, 2.0315),
+    ns_coefficients: Sequence[Setting] = (3.4445, -4.7750, 2.0315),
     eps: Setting = 1e-7,
     ns_steps: int = 5,
     adjust_lr_fn: str | Callable[[tuple[int, int]], float] | None = None,
@@ -73,7 +73,8 @@ def muon(
         weight_decay: Decay of the parameters, decoupled from the gradient.
         momentum: Decay of the buffer.
         nesterov: Look one step of momentum ahead.
-        ns_coefficients: `a, b, c` of the iteration, a tuple or a list.
+        ns_coefficients: `a, b, c` of the iteration, a tuple or a list of
+            three.
         eps: Smallest norm that is divided by.
         ns_steps: Iterations, from 0 to 99. Fixed once built, as what follows.
         adjust_lr_fn: What `factor` is for a matrix of shape (rows, columns): None or

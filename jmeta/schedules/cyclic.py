@@ -84,12 +84,12 @@ def cyclic_momentum(
         base_momentum: Lowest momentum, at scale 1. Both momenta may be traced: they
             are differentiable.
         max_momentum: Highest momentum, at the start of a cycle.
-        step_size_up: As in `cyclic_lr`, and so the other arguments.
-        step_size_down: See there.
-        mode: See there.
-        gamma: See there.
-        scale_fn: See there.
-        scale_mode: See there.
+        step_size_up: Steps in which it falls.
+        step_size_down: Steps in which it rises; None is as many.
+        mode: `"triangular"`, `"triangular2"` or `"exp_range"`, as in `cyclic_lr`.
+        gamma: Decay of the scale in the mode `"exp_range"`.
+        scale_fn: A scale of your own in place of `mode`, as in `cyclic_lr`.
+        scale_mode: What `scale_fn` is given: `"cycle"` or `"iterations"`.
 
     Returns:
         `step -> momentum`.

@@ -93,14 +93,14 @@ def one_cycle_momentum(
     For an optimizer with `betas` it is the first of them.
 
     Args:
-        total_steps: As in `one_cycle_lr`, and so the other arguments.
-        epochs: See there.
-        steps_per_epoch: See there.
-        pct_start: See there.
-        anneal_strategy: See there.
+        total_steps: Steps of the cycle.
+        epochs: With `steps_per_epoch`, another way to give `total_steps`.
+        steps_per_epoch: See `epochs`.
+        pct_start: Share of the steps in which the momentum falls.
+        anneal_strategy: `"cos"` or `"linear"`.
         base_momentum: Lowest momentum. Both may be traced: they are differentiable.
         max_momentum: Highest momentum.
-        three_phase: See there.
+        three_phase: Rise as fast as it fell, then stay.
 
     Returns:
         `step -> momentum`, which is NaN past `total_steps`.
