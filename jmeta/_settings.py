@@ -9,7 +9,7 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -123,6 +123,7 @@ def check_settings(
     settings: Mapping[str, Setting],
     flags: Mapping[str, Any],
     pairs: Iterable[str] = (),
+    /,
     **ranges: tuple[float, float],
 ) -> None:
     """Refuse settings of the wrong kind, and numbers that torch refuses.
@@ -154,7 +155,7 @@ def check_settings(
         _validate.flag(name, value)
 
 
-def is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> TypeGuard[int | float]:
     """Whether a setting is a number that is known before tracing."""
     return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 

@@ -206,7 +206,7 @@ def test_second_derivatives_at_zero(name, settings):
 
 
 def test_nones_epsilon_is_that_of_the_dtype():
-    tx = jmeta.optim.adafactor()
+    tx: Any = jmeta.optim.adafactor()
     own = lambda params: tx.init(params).hyperparams["eps"][0]
     single, half = jnp.zeros((2, 2), jnp.float32), jnp.zeros(2, jnp.bfloat16)
     assert own(jnp.zeros(2)) == np.finfo(np.float64).eps
@@ -228,10 +228,12 @@ def test_settings_differ_between_parameters():
     }
     for name, settings in each.items():
         make = getattr(jmeta.optim, name)
-        both = make(**{k: PerLeaf({"a": v, "b": w}) for k, (v, w) in settings.items()})
+        both: Any = make(
+            **{k: PerLeaf({"a": v, "b": w}) for k, (v, w) in settings.items()}
+        )
         together, _ = both.update(grads, both.init(params), params)
         for i, leaf in enumerate(params):
-            tx = make(**{k: v[i] for k, v in settings.items()})
+            tx: Any = make(**{k: v[i] for k, v in settings.items()})
             one = {leaf: params[leaf]}
             alone, _ = tx.update({leaf: grads[leaf]}, tx.init(one), one)
             assert_trees_close(together[leaf], alone[leaf], rtol=F64_SAME)

@@ -99,7 +99,7 @@ def optimizer_state(
     for name, given in {"parameter_names": parameter_names, "groups": groups}.items():
         if given is not None:
             must = "a list of strings in torch's order"
-            _validate.instance(name, given, list | tuple, must)
+            _validate.instance(name, given, (list, tuple), must)
     names, flatten = names or {}, flatten or {}
     torch_groups = state_dict["param_groups"]
     by_index = _names_by_index(torch_groups, parameter_names)
@@ -244,7 +244,7 @@ def _check_state_dict(state_dict):
 def _check_names(**dicts):
     for name, given in dicts.items():
         must = "a dict by torch's names, as `parameters` got it,"
-        _validate.instance(name, given, Mapping | type(None), f"{must} or None")
+        _validate.instance(name, given, (Mapping, type(None)), f"{must} or None")
 
 
 def _names_by_index(

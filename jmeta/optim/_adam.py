@@ -55,7 +55,7 @@ def adam_family(
             "maximize": maximize,
             "decoupled_weight_decay": decoupled_weight_decay,
         },
-        pairs=("betas",),
+        ("betas",),
         lr=(0, inf),
         betas=(0, 1),
         eps=(0, inf),

@@ -24,7 +24,7 @@ from jmeta._typing import PyTree
 Slot = Callable[[dict[str, Setting], jax.Array], jax.Array | None]
 """`(hp, param) -> initial value` of what is remembered of a parameter, None if not."""
 
-Rule = Callable[..., tuple[jax.Array, dict[str, jax.Array | None]]]
+Rule = Callable[..., tuple[jax.Array, Mapping[str, jax.Array | None]]]
 """`(hp, step, grad, param, **slots) -> (update, new_slots)` for one parameter."""
 
 

@@ -112,7 +112,7 @@ def adafactor(
     check_settings(
         settings,
         {"maximize": maximize},
-        pairs=("eps",),
+        ("eps",),
         lr=(0, inf),
         eps=(0, inf),
         d=(1, inf),
@@ -164,7 +164,7 @@ def adafactor(
     tx = per_leaf(AdafactorState, slots, rule, settings)
 
     def init(params: PyTree) -> Any:
-        state = tx.init(params)
+        state: Any = tx.init(params)
         if smallest is not None:
             return state
         eps = (_machine_epsilon(params), state.hyperparams["eps"][1])

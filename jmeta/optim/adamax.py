@@ -83,7 +83,7 @@ def adamax(
     check_settings(
         settings,
         {"maximize": maximize},
-        pairs=("betas",),
+        ("betas",),
         lr=(0, inf),
         betas=(0, 1),
         eps=(0, inf),

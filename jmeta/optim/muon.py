@@ -126,7 +126,7 @@ def muon(
     check_settings(
         settings,
         {"nesterov": nesterov},
-        pairs=("ns_coefficients",),
+        ("ns_coefficients",),
         lr=(0, inf),
         weight_decay=(0, inf),
         momentum=(0, inf),

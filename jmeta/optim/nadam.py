@@ -96,7 +96,7 @@ def nadam(
     check_settings(
         settings,
         {"maximize": maximize, "decoupled_weight_decay": decoupled_weight_decay},
-        pairs=("betas",),
+        ("betas",),
         lr=(0, inf),
         betas=(0, 1),
         eps=(0, inf),

@@ -85,7 +85,7 @@ def rprop(
     }
     inf = float("inf")
     check_settings(
-        settings, {"maximize": maximize}, pairs=("etas", "step_sizes"), lr=(0, inf)
+        settings, {"maximize": maximize}, ("etas", "step_sizes"), lr=(0, inf)
     )
     if all(map(is_plain, etas)):
         if not 0 < etas[0] < 1 < etas[1]:

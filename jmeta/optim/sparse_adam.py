@@ -77,7 +77,7 @@ def sparse_adam(
         arXiv:1412.6980.
     """
     settings = {"lr": lr, "betas": pair("betas", betas), "eps": eps}
-    check_settings(settings, {"maximize": maximize}, pairs=("betas",), betas=(0, 1))
+    check_settings(settings, {"maximize": maximize}, ("betas",), betas=(0, 1))
     for name in ("lr", "eps"):
         if is_plain(settings[name]) and not settings[name] > 0:
             raise ValueError(f"`{name}` must be above 0; got {settings[name]}.")

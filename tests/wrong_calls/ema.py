@@ -23,7 +23,8 @@ def linear() -> nnx.Linear:
     return nnx.Linear(2, 1, use_bias=False, rngs=nnx.Rngs(0))
 
 
-# pyright: basic, reportArgumentType=false, reportCallIssue=false (wrong on purpose)
+# wrong on purpose
+# pyright: reportArgumentType=false, reportCallIssue=false
 ROWS = [
     *(
         WrongCall(f"{name}-{argument}-{got}", call, error, argument, got, use)

@@ -29,7 +29,8 @@ def convert(state: Any = STATE, tx: Any = None, **options: Any) -> Any:
     return from_torch.optimizer_state(state, like, **options)
 
 
-# pyright: basic, reportArgumentType=false, reportCallIssue=false (wrong on purpose)
+# wrong on purpose
+# pyright: reportArgumentType=false, reportCallIssue=false
 ROWS = [
     WrongCall(f"optimizer_state-{argument}-{got}", call, error, argument, got, use)
     for call, error, argument, got, use in [

@@ -31,7 +31,8 @@ def per_leaf(optimizer: Any, **settings: Any) -> Any:
     return tx.update(W, tx.init(W), W)
 
 
-# pyright: basic, reportArgumentType=false, reportCallIssue=false (wrong on purpose)
+# wrong on purpose
+# pyright: reportArgumentType=false, reportCallIssue=false
 ROWS = [
     *(
         WrongCall(f"{name}-{argument}-{got}", call, error, argument, got, use)

@@ -9,7 +9,8 @@ from tests.wrong_calls.table import WrongCall
 CONSTANT = S.constant_lr(0.1)
 PLATEAU = S.reduce_lr_on_plateau(0.1)
 
-# pyright: basic, reportArgumentType=false, reportCallIssue=false (wrong on purpose)
+# wrong on purpose
+# pyright: reportArgumentType=false, reportCallIssue=false
 ROWS = [
     *(
         WrongCall(f"{name}-{argument}-{got}", call, error, argument, got, use)
