@@ -6,18 +6,27 @@ names. The value that stands there is the one that the next update uses, as in t
 """
 
 import dataclasses
+import inspect
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
+from jmeta import _validate
 from jmeta._typing import PyTree
 
 Setting = Any
 """A number, a scalar array, a schedule `step -> value`, a `PerLeaf`, or a pair."""
+
+Pair = tuple[Setting, Setting] | list[Setting]
+"""A setting of two values; state and rules have it as a tuple."""
+
+FORMS = "a number, a scalar array, a schedule `step -> value` or a `PerLeaf`"
+"""What a single setting may be, in the words of a message."""
 
 
 @jax.tree_util.register_dataclass
@@ -53,7 +62,7 @@ class Overridden(NamedTuple):
     own: Setting
 
 
-def as_hyperparam(value: Setting) -> Setting:
+def as_hyperparam(value: Setting, name: str = "", form: str = FORMS) -> Setting:
     """Make a setting a strongly typed float array of at least float32.
 
     A weak type or a lower precision would decide the precision of the whole update.
@@ -61,6 +70,8 @@ def as_hyperparam(value: Setting) -> Setting:
 
     Args:
         value: A number or an array.
+        name: The setting's name, for the message.
+        form: What it may be, for the message.
 
     Returns:
         The same value as a `jax.Array`.
@@ -69,60 +80,95 @@ def as_hyperparam(value: Setting) -> Setting:
         TypeError: `value` is not a real number.
     """
     if isinstance(value, PerLeaf | tuple):
-        return jax.tree.map(as_hyperparam, value)
+        return jax.tree.map(lambda x: as_hyperparam(x, name, form), value)
+    if not _is_real(value):
+        which = f"`{name}`" if name else "A setting"
+        raise TypeError(f"{which} must be {form}; got {_validate.kind(value)}.")
     dtype = getattr(value, "dtype", None)
-    is_number = dtype is not None or isinstance(value, int | float)
-    if not is_number or isinstance(value, bool) or dtype == jnp.bool_:
-        raise TypeError(
-            "A hyperparameter must be a number, an array or a schedule"
-            f" `step -> value`; got {value!r}."
-        )
-    default = jnp.result_type(float)
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-        dtype = default
+        dtype = jnp.result_type(float)
     dtype = jnp.promote_types(jnp.float32, jax.dtypes.canonicalize_dtype(dtype))
     # convert_element_type also makes a weak type strong
     return jax.lax.convert_element_type(value, dtype)
 
 
-def check_ranges(
-    settings: Mapping[str, Setting], **ranges: tuple[float, float]
-) -> None:
-    """Refuse numbers that torch refuses: each must lie in `low <= value < high`.
+def pair(name: str, value: Any, size: int = 2) -> tuple[Setting, ...]:
+    """A setting of several values, given as a tuple or a list, as a tuple.
 
-    Only plain numbers are looked at: a traced setting has no value yet, and a learned
-    one may cross a bound.
+    Args:
+        name: Its name, for messages.
+        value: The tuple or list.
+        size: How many values it has.
+
+    Raises:
+        TypeError: It is neither a tuple nor a list.
+        ValueError: It has another number of values.
+    """
+    names = ", ".join("abc"[:size])
+    if not isinstance(value, tuple | list):
+        raise TypeError(
+            f"`{name}` must be a tuple or a list of {size} values; got"
+            f" {_validate.kind(value)}. Write `{name}=({names})`; each of them may be"
+            f" {FORMS}."
+        )
+    if len(value) != size:
+        raise ValueError(
+            f"`{name}` must have {size} values; got {len(value)}: {value!r}. Write"
+            f" `{name}=({names})`."
+        )
+    return tuple(value)
+
+
+def check_settings(
+    settings: Mapping[str, Setting],
+    flags: Mapping[str, Any],
+    pairs: Iterable[str] = (),
+    /,
+    **ranges: tuple[float, float],
+) -> None:
+    """Refuse settings of the wrong kind, and numbers that torch refuses.
+
+    Only plain numbers are compared with the ranges: a traced setting has no value yet,
+    and a learned one may cross a bound.
 
     Args:
         settings: The constructor's settings by name.
-        **ranges: `(low, high)` by name, for each entry of a pair alike.
+        flags: Its arguments that are True or False.
+        pairs: The settings that are tuples, see `pair`.
+        **ranges: `low <= value < high` by name, for each entry of a pair alike.
 
     Raises:
-        ValueError: A number lies outside.
+        TypeError: A setting that is none, a flag that is no bool.
+        ValueError: A number outside its range, an array that is no scalar.
     """
-    for name, (low, high) in ranges.items():
-        value = settings[name]
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, int | float) and not low <= number < high:
-                bound = "" if math.isinf(high) else f" and below {high}"
-                raise ValueError(
-                    f"`{name}` must be at least {low}{bound}; got {value}."
-                )
+    for name, value in settings.items():
+        for one in value if name in pairs else (value,):
+            _check_form(name, one)
+            if name in ranges and is_plain(one):
+                low, high = ranges[name]
+                if not low <= one < high:
+                    bound = "" if math.isinf(high) else f" and below {high}"
+                    raise ValueError(
+                        f"`{name}` must be at least {low}{bound}; got {value}."
+                    )
+    for name, value in flags.items():
+        _validate.flag(name, value)
+
+
+def is_plain(value: Any) -> TypeGuard[int | float]:
+    """Whether a setting is a number that is known before tracing."""
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def initial_hyperparams(settings: Mapping[str, Setting]) -> dict[str, Setting]:
     """The `hyperparams` of a fresh state: each setting's value for the first update."""
     hyperparams = {
-        name: as_hyperparam(_at_step(value, jnp.zeros((), jnp.int32)))
+        name: as_hyperparam(_at_step(value, jnp.zeros((), jnp.int32)), name)
         for name, value in settings.items()
     }
     for name, value in hyperparams.items():
         for number in value if isinstance(value, tuple) else (value,):
-            if not isinstance(number, PerLeaf) and number.ndim:
-                raise ValueError(
-                    f"`{name}` must be a scalar; got shape {number.shape}. Give each"
-                    " parameter its own value with `PerLeaf(tree)`."
-                )
+            _check_scalar(name, number)
     return hyperparams
 
 
@@ -164,6 +210,34 @@ def hyperparams_at(hyperparams, path):
         return _lookup(value.tree, path) if isinstance(value, PerLeaf) else value
 
     return {name: pick(v) for name, v in current_hyperparams(hyperparams).items()}
+
+
+def _check_form(name, value):
+    """A single setting, or an entry of a pair, as a constructor takes it."""
+    is_schedule = callable(value) and not inspect.isclass(value)
+    leaves = jax.tree.leaves(value) if isinstance(value, PerLeaf) else [value]
+    if not is_schedule and not all(map(_is_real, leaves)):
+        raise TypeError(f"`{name}` must be {FORMS}; got {_validate.kind(value)}.")
+    if not is_schedule:
+        _check_scalar(name, value)
+
+
+def _check_scalar(name, value):
+    if not isinstance(value, PerLeaf) and jnp.ndim(value):
+        raise ValueError(
+            f"`{name}` must be a scalar; got shape {jnp.shape(value)}. Give each"
+            " parameter its own value with `PerLeaf(tree)`."
+        )
+
+
+def _is_real(value):
+    dtype = getattr(value, "dtype", None)
+    if dtype is None:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    is_number = jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(
+        dtype, jnp.floating
+    )
+    return is_number and hasattr(value, "shape")
 
 
 def _at_step(setting, step):

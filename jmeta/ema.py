@@ -11,12 +11,15 @@ import optax
 from flax import nnx
 from jax.tree_util import keystr, tree_flatten_with_path, tree_map_with_path
 
+from jmeta import _validate
 from jmeta._numerics import safe_divide
 from jmeta._settings import (
     Setting,
     advance_hyperparams,
+    check_settings,
     hyperparams_at,
     initial_hyperparams,
+    is_plain,
 )
 from jmeta._tree import cast_like, is_float
 from jmeta._typing import PyTree
@@ -58,7 +61,9 @@ class EMA:
             parameters have to be on the same devices already.
 
     Raises:
-        ValueError: `decay` is a number outside [0, 1], or is 1 with `debias`.
+        TypeError: `decay` is no setting, a flag is no bool.
+        ValueError: `decay` is a number outside [0, 1], or is 1 with `debias`; later,
+            parameters of another structure or shape than those given to `init`.
 
     Example:
         >>> average = EMA(0.5)
@@ -86,9 +91,9 @@ class EMA:
 
     def __post_init__(self):
         decay = self.decay
-        if isinstance(decay, int | float) and not (
-            0 <= decay < 1 or (decay == 1 and not self.debias)
-        ):
+        flags = {"warmup": self.warmup, "debias": self.debias}
+        check_settings({"decay": decay}, flags)
+        if is_plain(decay) and not (0 <= decay < 1 or (decay == 1 and not self.debias)):
             high = "below 1" if self.debias else "at most 1"
             raise ValueError(f"`decay` must be at least 0 and {high}; got {decay}.")
 
@@ -108,7 +113,8 @@ class EMA:
         )
 
     def update(self, state: EMAState, params: PyTree) -> EMAState:
-        """Take new parameters into the average."""
+        """Take new parameters, a tree like those given to `init`, into the average."""
+        _check_like(state, params)
         step = state.step + 1
 
         def one(path, param, average, weight):
@@ -137,11 +143,13 @@ class EMA:
 
     def set(self, state: EMAState, params: PyTree) -> EMAState:
         """Put parameters in the place of the average, at full weight."""
+        _check_like(state, params)
         weight = jax.tree.map(jnp.ones_like, state.weight)
         return state._replace(average=self._copy(params), weight=weight)
 
     def value(self, state: EMAState) -> PyTree:
         """The averaged parameters."""
+        _check_state(state)
         return state.average
 
     def _copy(self, params):
@@ -156,6 +164,25 @@ class EMA:
 
     def _place(self, params):
         return params if self.device is None else jax.device_put(params, self.device)
+
+
+def _check_state(state):
+    use = "Make one with `EMA.init(params)` and pass on what `update` returns."
+    _validate.instance("state", state, EMAState, "an `EMAState`", use=use)
+
+
+def _check_like(state, params):
+    """Refuse parameters that are not those of the state."""
+    _check_state(state)
+    trees = state.average, params
+    structures = {jax.tree.structure(tree) for tree in trees}
+    shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in trees]
+    if len(structures) > 1 or shapes[0] != shapes[1]:
+        own, given = (jax.tree.map(jnp.shape, tree) for tree in trees)
+        raise ValueError(
+            f"`params` must be a tree like that given to `init`, of the shapes {own};"
+            f" got {given}. Pass the same parameters, or make a new state with `init`."
+        )
 
 
 def _decay_at(hyperparams: dict[str, Setting], path: Any) -> Any:
@@ -262,6 +289,7 @@ def swap_params(
         The module, or a copy of the variables with `averaged` under `"params"`.
 
     Raises:
+        TypeError: `model` is neither.
         ValueError: `averaged` has a leaf that the model has not, or of another shape;
             or variables have one that `averaged` has not.
 
@@ -282,6 +310,12 @@ def swap_params(
         finally:
             nnx.update(model, old)
     else:
+        if not isinstance(model, Mapping) or "params" not in model:
+            raise TypeError(
+                "`model` must be an nnx module, or the variables of a linen module with"
+                f" an entry 'params'; got {_validate.kind(model)}. For plain parameters"
+                " use `ema_params(opt_state)` in their place."
+            )
         params = model["params"]
         missing = set(_leaves(params)) - set(_leaves(averaged))
         if missing:

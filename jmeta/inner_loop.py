@@ -112,10 +112,10 @@ def inner_loop(
         batch: What every step sees: `(inputs, targets)` with `loss_fn`, else inputs.
         batches: In place of `batch`: leading axis `steps`, one slice for each step.
         hyperparams: Overrides of the transform's settings by name: a number, an array
-            of shape `[steps]`, a callable `step -> value`, a tuple for a pair such as
-            `betas`, `PerLeaf`, `PerStep`, or `{label: override}` for parameter groups
-            and parts of an `optax.named_chain`. An override replaces a schedule and
-            never sticks: `opt_state.hyperparams` keeps the transform's own values.
+            of shape `[steps]`, a callable `step -> value`, a tuple or list for a pair
+            such as `betas`, `PerLeaf`, `PerStep`, or `{label: override}` for parameter
+            groups and parts of an `optax.named_chain`. An override replaces a schedule
+            and never sticks: `opt_state.hyperparams` keeps the transform's own values.
 
     Rarely needed:
         opt_state: Go on from this optimizer state; its hyperparameters win over the

@@ -105,7 +105,7 @@ def network(adjoint: Any, steps: int, args: dict[str, Any]) -> jax.Array:
     run = jmeta.inner_loop(
         apply_fn,
         args["params"],
-        jmeta.optim.sgd(weight_decay=0.1, nesterov=True),
+        jmeta.optim.sgd(momentum=0.5, weight_decay=0.1, nesterov=True),
         steps,
         loss_fn=loss_fn,
         batches=jax.tree.map(lambda x: x[:steps], (args["x"], args["y"])),

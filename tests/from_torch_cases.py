@@ -249,3 +249,17 @@ LIKE = {
 NAMES = NETS["linear"].linen
 TORCH_STATE = torch_optimizer_state(LINEAR)
 SGD: Any = optim.sgd().init(LIKE)
+
+MLP_NAMES = {"0": "Dense_0", "2": "Dense_1"}
+
+
+def mlp(params: dict[str, Any], x: jax.Array) -> jax.Array:
+    """The recorded network in Flax's names and layout."""
+    hidden = jnp.tanh(x @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"][None])
+    return hidden @ params["Dense_1"]["kernel"] + params["Dense_1"]["bias"][None]
+
+
+MLP_LIKE = {
+    "Dense_0": {"kernel": jnp.zeros((3, 8)), "bias": jnp.zeros(8)},
+    "Dense_1": {"kernel": jnp.zeros((8, 2)), "bias": jnp.zeros(2)},
+}

@@ -102,7 +102,10 @@ def flags(kwargs: dict[str, Any]) -> tuple[str, ...]:
 
 def transform(optimizer: str, flags: tuple[str, ...] = ()) -> Any:
     """Our transform by torch's name, its numeric settings at their defaults."""
-    return getattr(jmeta.optim, optimizer.lower())(**dict.fromkeys(flags, True))
+    # nesterov is refused without a momentum, which each run overrides
+    momentum = {"momentum": 0.5} if "nesterov" in flags else {}
+    make = getattr(jmeta.optim, optimizer.lower())
+    return make(**dict.fromkeys(flags, True), **momentum)
 
 
 class Result(NamedTuple):

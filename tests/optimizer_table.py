@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import (
+    test_optim_by_shape as by_shape,
     test_optim_hypergradients as hypergradients,
     test_optim_lbfgs as lbfgs,
     test_optim_promises as promises,
@@ -28,9 +29,13 @@ def values(test: Callable[..., Any]) -> list[Any]:
     """The names that a parametrized test runs over."""
     marks = test.pytestmark  # type: ignore[attr-defined] # set by pytest
     for mark in marks:
-        if mark.name == "parametrize" and mark.args[0] in ("name", ("name", "mode")):
-            cases = [getattr(case, "values", (case,)) for case in mark.args[1]]
-            return [case[0] for case in cases]
+        if mark.name != "parametrize":
+            continue
+        names, cases = mark.args[:2]
+        if names == "name":
+            return [getattr(case, "values", (case,))[0] for case in cases]
+        if names[0] == "name":
+            return [getattr(case, "values", case)[0] for case in cases]
     raise ValueError(f"{test} is not parametrized by `name`.")
 
 
@@ -44,6 +49,10 @@ def counts() -> dict[str, collections.Counter[str]]:
         for name in values(hypergradients.test_every_setting_and_initial_parameter)
         for steps in hypergradients.TIMES
     ]
+    shaped = recorded(
+        values(by_shape.test_parameters_state_and_hypergradients_equal_torch),
+        by_shape.ROWS,
+    )
     of_lbfgs = [
         "lbfgs"
         for name in values(lbfgs.test_hypergradients_equal_recorded_ones)
@@ -54,6 +63,7 @@ def counts() -> dict[str, collections.Counter[str]]:
         "torch numbers": [
             *recorded(runs, trajectories.TRAJECTORIES),
             *sparse,
+            *shaped,
             *["lbfgs"] * len(values(lbfgs.test_calls_equal_torch)),
         ],
         "jit": values(promises.test_jit_is_eager),
@@ -61,11 +71,13 @@ def counts() -> dict[str, collections.Counter[str]]:
         "hypergradients": [
             *recorded(derived, hypergradients.RECORDED),
             *sparse,
+            *[name for name in shaped for _ in by_shape.TIMES],
             *of_lbfgs,
         ],
         "zero-safe": [
             *recorded(sorted(at_zero), zero_gradients.ROWS),
             *values(zero_gradients.test_no_gradient_no_motion),
+            *values(by_shape.test_second_derivatives_at_zero),
         ],
         "groups": values(promises.test_in_groups),
     }

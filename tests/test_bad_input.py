@@ -233,14 +233,14 @@ HYPERPARAMS = {
     "per step rank": (
         lambda: override(lr=PerStep(jnp.ones((2, 3)))), ValueError, r"PerLeaf\(tree\)",
     ),
-    "list": (lambda: override(lr=[0.1, 0.2]), ValueError, "A list is no override"),
+    "list": (lambda: override(lr=[0.1, 0.2]), ValueError, "a list is no override"),
     "string": (lambda: override(lr="fast"), TypeError, "must be a number.* got 'fast'"),
     "bool": (lambda: override(lr=True), TypeError, "must be a number"),
     "half a pair": (
-        lambda: override(ADAM, betas=0.9), ValueError, "`betas` is a tuple of 2 values",
+        lambda: override(ADAM, betas=0.9), ValueError, "`betas` is a tuple or list of",
     ),
     "three of a pair": (
-        lambda: override(ADAM, betas=(0.9, 0.9, 0.9)), ValueError, "tuple of 2 values",
+        lambda: override(ADAM, betas=(0.9, 0.9, 0.9)), ValueError, "list of 2 values",
     ),
     "PerLeaf of another tree": (
         lambda: override(lr=PerLeaf({"v": 0.1})), ValueError, "tree, or prefix, of",

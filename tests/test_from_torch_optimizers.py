@@ -11,12 +11,15 @@ import pytest
 from jmeta import from_torch, inner_loop, optim
 from tests.from_torch_cases import (
     LIKE,
+    MLP_LIKE,
+    MLP_NAMES,
     NAMES,
     OPTIMIZERS,
     SGD,
     TORCH_STATE,
     WEIGHTS,
     loss_fn,
+    mlp,
     torch_optimizer_state,
 )
 from tests.helpers import F64_SAME, F64_TORCH, assert_trees_close
@@ -27,18 +30,6 @@ TRAJECTORIES = (
     "sgd_momentum adam_amsgrad adamw nadam radam adagrad_full adadelta rmsprop"
     " rmsprop_full adamax asgd_strong rprop groups_rmsprop"
 ).split()
-MLP_NAMES = {"0": "Dense_0", "2": "Dense_1"}
-
-
-def mlp(params, x):
-    hidden = jnp.tanh(x @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"][None])
-    return hidden @ params["Dense_1"]["kernel"] + params["Dense_1"]["bias"][None]
-
-
-MLP_LIKE = {
-    "Dense_0": {"kernel": jnp.zeros((3, 8)), "bias": jnp.zeros(8)},
-    "Dense_1": {"kernel": jnp.zeros((8, 2)), "bias": jnp.zeros(2)},
-}
 
 
 @pytest.mark.parametrize("name", TRAJECTORIES)

@@ -93,8 +93,8 @@ def test_state_keeps_its_dtypes_as_a_carry():
 
 
 WRONG = {
-    "mode": (dict(mode="down"), "`mode` must be one of `'min'`, `'max'`; got 'down'"),
-    "threshold_mode": (dict(threshold_mode="x"), "`threshold_mode` must be one of"),
+    "mode": (dict(mode="down"), "`mode` must be 'min' or 'max'; got 'down'"),
+    "threshold_mode": (dict(threshold_mode="x"), "`threshold_mode` must be"),
     "factor": (dict(factor=1.0), "`factor` must be less than 1; got 1.0"),
 }
 

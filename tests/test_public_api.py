@@ -35,15 +35,15 @@ NAMESPACES = {
     """,
     "jmeta.from_torch": "optimizer_state parameters state",
     "jmeta.optim": """
-        adadelta adagrad adam adamax adamw asgd finite lbfgs nadam param_groups radam
-        rmsprop rprop sgd sparse_adam
+        adadelta adafactor adagrad adam adamax adamw asgd finite lbfgs muon nadam
+        param_groups radam rmsprop rprop sgd sparse_adam
     """,
     "jmeta.plot": "accuracy adaptation hypergradients history losses",
     "jmeta.schedules": """
         PlateauState ReduceLROnPlateau Schedule constant_lr cosine_annealing_lr
         cosine_annealing_warm_restarts cyclic_lr cyclic_momentum exponential_lr
         lambda_lr linear_lr multi_step_lr one_cycle_lr one_cycle_momentum
-        polynomial_lr reduce_lr_on_plateau sequential_lr step_lr
+        polynomial_lr reduce_lr_on_plateau sequential_lr step_lr warmup_cosine
     """,
 }
 

@@ -19,6 +19,7 @@ KEYS = {
     "corner_cases": "kind optimizer settings outer final d_settings d_params",
     "lbfgs": "kwargs params losses step_lengths func_evals one_call hypergradients",
     "sparse_adam": "settings indices targets params state d_settings d_params",
+    "by_shape": "optimizer kwargs params losses outer state hypergradients",
     "toy": "weights meta_loss d_settings d_weight x y",
     "maml": "params query_losses meta_grad meta_grad_first_order d_lr x_support",
     "schedules": "scheduler kwargs base_lrs lrs",

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from jmeta import optim, schedules as S
+from jmeta import inner_loop, optim, schedules as S
 from tests.helpers import (
     F32,
     F64_DIFFERENCE,
@@ -84,6 +84,42 @@ def test_rates_are_torchs(row):
         assert np.ptp(expected) > 0.1 * expected.max()
 
 
+def warmup_cosine(row, peak):
+    """The recorded pair of schedulers, as one."""
+    (_, rise), (_, fall) = row["kwargs"]["schedulers"]
+    assert [rise["total_iters"]] == row["kwargs"]["milestones"]
+    return S.warmup_cosine(peak, **rise, **fall)
+
+
+@named([row for row in cases("schedules") if row["name"].startswith("warmup_cosine")])
+def test_warmup_cosine_is_torchs_sequence(row):
+    for group, peak in enumerate(row["base_lrs"]):
+        expected = row["lrs"][:, group]
+        got = warmup_cosine(row, peak)(STEPS)
+        # torch's cosine is a recursion
+        assert_trees_close(got, expected, F64_SAME, atol=F64_SAME * peak)
+
+
+def test_warmup_cosine_as_lr_and_as_an_override_learns_its_peak():
+    """The same run both ways, and its derivatives by central differences."""
+    values = {"peak": 0.1, "start_factor": 0.3, "end_factor": 0.9, "eta_min": 0.01}
+    loss = lambda w: jnp.sum(jnp.cos(w) * jnp.arange(1.0, 4.0))
+
+    def trained(values, as_override):
+        schedule = S.warmup_cosine(total_iters=2, T_max=4, **values)
+        tx = optim.sgd() if as_override else optim.sgd(lr=schedule)
+        override = {"lr": schedule} if as_override else None
+        run = inner_loop(loss, jnp.ones(3), tx, 6, hyperparams=override)
+        return jnp.sum(run.params**2)
+
+    ways = [jax.jit(functools.partial(trained, as_override=w)) for w in (True, False)]
+    override, as_lr = (jax.grad(way)(values) for way in ways)
+    expected = finite_difference_grad(ways[0], values)
+    assert_trees_close(override, expected, rtol=F64_DIFFERENCE)
+    assert_trees_close(as_lr, expected, rtol=F64_DIFFERENCE)
+    assert min(abs(float(g)) for g in override.values()) > 1e-3
+
+
 @named([row for row in cases("schedules") if "momentum" in row])
 def test_momentum_cycles_as_torchs(row):
     for group in range(2):
@@ -128,6 +164,9 @@ LEARNED = {
     ),
     "cyclic_momentum": lambda v: S.cyclic_momentum(
         v["eta_min"], v["lr"], 2, mode="triangular2"
+    ),
+    "warmup_cosine": lambda v: S.warmup_cosine(
+        v["lr"], 2, 4, start_factor=v["power"], end_factor=0.8, eta_min=v["eta_min"]
     ),
     "sequential": lambda v: S.sequential_lr(
         [
@@ -287,48 +326,3 @@ def test_a_later_step_compiles_nothing():
         schedule(steps[1])
         schedule(steps[2])
     assert not compiled
-
-
-WRONG = {
-    "step_size": (lambda: S.step_lr(0.1, 0), "`step_size` must be a positive"),
-    "float_count": (lambda: S.step_lr(0.1, 2.5), "got 2.5"),  # pyright: ignore[reportArgumentType] (wrong on purpose)
-    "milestones": (lambda: S.multi_step_lr(0.1, [-1, 2]), "`milestones` must be"),
-    "factor": (lambda: S.constant_lr(0.1, 1.5), "`factor` must be between 0 and 1"),
-    "start_factor": (lambda: S.linear_lr(0.1, 0.0), "`start_factor` must be greater"),
-    "end_factor": (lambda: S.linear_lr(0.1, 0.5, -0.1), "`end_factor` must be between"),
-    "total_iters": (lambda: S.polynomial_lr(0.1, 0), "`total_iters` must be"),
-    "T_max": (lambda: S.cosine_annealing_lr(0.1, -3), "`T_max` must be"),
-    "T_mult": (
-        lambda: S.cosine_annealing_warm_restarts(0.1, 3, 0),
-        "`T_mult` must be",
-    ),
-    "no_total": (lambda: S.one_cycle_lr(0.1, epochs=3), "Give `total_steps`, or both"),
-    "pct_start": (lambda: S.one_cycle_lr(0.1, 10, pct_start=1.1), "`pct_start` must"),
-    "no_rise": (lambda: S.one_cycle_lr(0.1, 10, pct_start=0.1), "must not end at step"),
-    "anneal": (
-        lambda: S.one_cycle_lr(0.1, 10, anneal_strategy="poly"),
-        "must be one of `'cos'`, `'linear'`; got 'poly'",
-    ),
-    "cyclic_size": (lambda: S.cyclic_lr(0.1, 0.2, 0), "`step_size_up` must be"),
-    "cyclic_mode": (lambda: S.cyclic_lr(0.1, 0.2, mode="saw"), "`mode` must be one"),
-    "no_schedules": (lambda: S.sequential_lr([], []), "must be one more than"),
-    "decreasing": (
-        lambda: S.sequential_lr([S.exponential_lr(0.1, 0.9)] * 3, [5, 2]),
-        "`milestones` must be increasing",
-    ),
-}
-
-
-@pytest.mark.parametrize(("call", "message"), WRONG.values(), ids=WRONG)
-def test_wrong_settings_raise(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
-
-
-def test_what_is_no_function_or_step_raises():
-    with pytest.raises(TypeError, match="`lr_lambda` must be a function"):
-        S.lambda_lr(0.1, 0.5)  # pyright: ignore[reportArgumentType] (wrong on purpose)
-    with pytest.raises(TypeError, match=r"`schedules\[0\]` must be a function"):
-        S.sequential_lr([0.1], [])  # pyright: ignore[reportArgumentType] (wrong on purpose)
-    with pytest.raises(TypeError, match="`step` must be an integer"):
-        S.exponential_lr(0.1, 0.9)(1.5)

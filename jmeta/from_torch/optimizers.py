@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import DictKey, GetAttrKey, KeyPath, tree_map_with_path
 
+from jmeta import _validate
 from jmeta._typing import PyTree
+from jmeta.from_torch._factored import factors, machine_epsilon, multiplied
 from jmeta.from_torch._flat import flat_state, is_flat
 from jmeta.from_torch._match import (
     Flatten,
@@ -63,10 +65,12 @@ def optimizer_state(
         count of steps. torch keeps none for SGD and L-BFGS: that of `like` stays.
 
     Raises:
+        TypeError: `state_dict` is no optimizer's, another argument is of another kind.
         ValueError: The optimizers, their groups or parameters do not fit together;
             torch updated some parameters more often than others, where we count one
-            step for all; or a parameter is recurrent: torch trains two biases a gate
-            where Flax has one, so that its run has no continuation here.
+            step for all; a parameter is recurrent: torch trains two biases a gate
+            where Flax has one, so that its run has no continuation here; or Adafactor
+            trained a kernel of more than two axes, which it factors over others there.
 
     Example:
         >>> import jax.numpy as jnp, numpy as np
@@ -87,8 +91,15 @@ def optimizer_state(
 
     Note:
         Flags such as `nesterov` and `maximize` are no part of our state: give the
-        transform the same ones.
+        transform the same ones. So are Muon's `ns_steps` and `adjust_lr_fn`, whose
+        default sees the transposed shape of a kernel here; see `optim.muon`.
     """
+    _check_state_dict(state_dict)
+    _check_names(names=names, flatten=flatten)
+    for name, given in {"parameter_names": parameter_names, "groups": groups}.items():
+        if given is not None:
+            must = "a list of strings in torch's order"
+            _validate.instance(name, given, (list, tuple), must)
     names, flatten = names or {}, flatten or {}
     torch_groups = state_dict["param_groups"]
     by_index = _names_by_index(torch_groups, parameter_names)
@@ -146,10 +157,16 @@ def _convert(
             f"{sorted(steps)} steps. Keep parameters that are not trained out of "
             "`like`."
         )
-    fields = {
-        slot: _slot(slot, entries, getattr(like, slot), kind, names, flatten)
-        for slot in slots
-    }
+    if "row_var" in slots:
+        entries = {name: multiplied(entry) for name, entry in entries.items()}
+        slots = [slot for slot in slots if slot != "col_var"]
+    fields = {}
+    for slot in slots:
+        found = _slot(slot, entries, getattr(like, slot), kind, names, flatten)
+        if slot == "row_var":
+            fields |= factors(found, like)
+        else:
+            fields[slot] = with_leaves(getattr(like, slot), found)
     if "started" in like._fields:
         began = {k: np.asarray("momentum_buffer" in v) for k, v in entries.items() if v}
         found, _ = match(began, leaves_by_path(like.started), names, flatten)
@@ -166,7 +183,8 @@ def _slot(
     kind: str,
     names: Names,
     flatten: Flatten,
-) -> PyTree:
+) -> dict[str, np.ndarray]:
+    """The arrays of a slot by our paths, in Flax's layout."""
     arrays = {name: entry[slot] for name, entry in entries.items() if slot in entry}
     leaves = leaves_by_path(like)
     # torch makes the buffer of momentum with the first gradient
@@ -180,7 +198,7 @@ def _slot(
             f"{', '.join(missing) or 'none'}. Pass the `names` that `parameters` got, "
             "and `like` of the same parameters, optimizer and flags."
         )
-    return with_leaves(like, found)
+    return found
 
 
 def _hyperparams(group: Mapping[str, Any], like: Any) -> dict[str, Any]:
@@ -192,12 +210,41 @@ def _hyperparams(group: Mapping[str, Any], like: Any) -> dict[str, Any]:
         )
 
     def convert(old, new):
-        dtype = jnp.result_type(*jax.tree.leaves(old))
         if isinstance(new, tuple | list):
-            return tuple(jnp.array(np.asarray(value), dtype) for value in new)
-        return jnp.array(np.asarray(new), dtype)
+            return tuple(map(convert, old, new))
+        if new is None:
+            return machine_epsilon(like, old)
+        return jnp.array(np.asarray(new), jnp.result_type(*jax.tree.leaves(old)))
 
     return {name: convert(old, group[name]) for name, old in like.hyperparams.items()}
+
+
+def _check_state_dict(state_dict):
+    use = "Pass what torch's `optimizer.state_dict()` returned."
+    must = "an optimizer's state_dict"
+    _validate.instance("state_dict", state_dict, Mapping, must, use=use)
+    if not {"state", "param_groups"} <= set(state_dict):
+        names = ", ".join(map(repr, itertools.islice(state_dict, 3)))
+        raise ValueError(
+            f"`state_dict` must be {must}, with entries 'state' and 'param_groups'; got"
+            f" one with {names or 'nothing'}, as a model's has. {use}"
+        )
+    groups = state_dict["param_groups"]
+    is_groups = isinstance(groups, list | tuple) and all(
+        isinstance(group, Mapping) and "params" in group for group in groups
+    )
+    if not isinstance(state_dict["state"], Mapping) or not is_groups:
+        kinds = [_validate.kind(state_dict[key]) for key in ("state", "param_groups")]
+        raise ValueError(
+            f"`state_dict` must be {must}, with a dict as 'state' and a list of dicts"
+            f" with 'params' as 'param_groups'; got {' and '.join(kinds)}. {use}"
+        )
+
+
+def _check_names(**dicts):
+    for name, given in dicts.items():
+        must = "a dict by torch's names, as `parameters` got it,"
+        _validate.instance(name, given, (Mapping, type(None)), f"{must} or None")
 
 
 def _names_by_index(
@@ -231,6 +278,11 @@ def _groups_by_label(
         like,
         is_leaf=_has_hyperparams,
     )
+    if not labels:
+        raise ValueError(
+            "`like` must be `tx.init(params)` of an optimizer of `jmeta.optim`; got"
+            f" {_validate.kind(like)}, with no settings in it."
+        )
     given = list(groups) if groups is not None else [None]
     if sorted(labels, key=str) != sorted(given, key=str):
         raise ValueError(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jmeta._numerics import integer_power, safe_sqrt, scale
-from jmeta._settings import Setting, check_ranges
+from jmeta._settings import Pair, Setting, check_settings, pair
 from jmeta._typing import PyTree
 from jmeta.optim._base import per_leaf
 
@@ -32,7 +32,7 @@ class AdamState(NamedTuple):
 
 def adam_family(
     lr: Setting,
-    betas: tuple[Setting, Setting],
+    betas: Pair,
     eps: Setting,
     weight_decay: Setting,
     *,
@@ -41,10 +41,25 @@ def adam_family(
     decoupled_weight_decay: bool,
 ) -> optax.GradientTransformationExtraArgs:
     """Build `adam` or, with decoupled weight decay, `adamw`; see there."""
-    settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+    settings = {
+        "lr": lr,
+        "betas": pair("betas", betas),
+        "eps": eps,
+        "weight_decay": weight_decay,
+    }
     inf = float("inf")
-    check_ranges(
-        settings, lr=(0, inf), betas=(0, 1), eps=(0, inf), weight_decay=(0, inf)
+    check_settings(
+        settings,
+        {
+            "amsgrad": amsgrad,
+            "maximize": maximize,
+            "decoupled_weight_decay": decoupled_weight_decay,
+        },
+        ("betas",),
+        lr=(0, inf),
+        betas=(0, 1),
+        eps=(0, inf),
+        weight_decay=(0, inf),
     )
 
     # torch/optim/adam.py, _single_tensor_adam, its capturable branch

@@ -21,10 +21,10 @@ from jmeta._settings import (
 )
 from jmeta._typing import PyTree
 
-Slot = Callable[[dict[str, Setting], jax.Array], jax.Array]
-"""`(hp, param) -> initial value` of something that is remembered of a parameter."""
+Slot = Callable[[dict[str, Setting], jax.Array], jax.Array | None]
+"""`(hp, param) -> initial value` of what is remembered of a parameter, None if not."""
 
-Rule = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
+Rule = Callable[..., tuple[jax.Array, Mapping[str, jax.Array | None]]]
 """`(hp, step, grad, param, **slots) -> (update, new_slots)` for one parameter."""
 
 
@@ -81,7 +81,7 @@ def per_leaf(
             hp = hyperparams_at(state.hyperparams, path)
             new_update, new_row = rule(hp, step, grad, param, **row)
             new_updates.append(jnp.asarray(new_update, jnp.result_type(param)))
-            rows.append({k: jnp.asarray(v, row[k].dtype) for k, v in new_row.items()})
+            rows.append({k: _like(v, row[k]) for k, v in new_row.items()})
         hyperparams = advance_hyperparams(state.hyperparams, settings, step)
         return treedef.unflatten(new_updates), _state(step, rows, treedef, hyperparams)
 
@@ -92,3 +92,27 @@ def per_leaf(
         return state_type(**fields | {"step": step, "hyperparams": hyperparams})
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def scalar_settings(optimizer: str, hp: dict[str, Setting], *names: str) -> None:
+    """Refuse an array where a rule takes one number for a whole parameter.
+
+    Args:
+        optimizer: The constructor's name, for the message.
+        hp: The values that apply to a parameter.
+        *names: The settings in question.
+
+    Raises:
+        ValueError: The `PerLeaf` of one has a value for each entry of a parameter.
+    """
+    for name in names:
+        for value in jax.tree.leaves(hp[name]):
+            if jnp.ndim(value):
+                raise ValueError(
+                    f"`{name}` of `{optimizer}` must be one number for a parameter; got"
+                    f" shape {jnp.shape(value)}. Use scalars in the `PerLeaf`."
+                )
+
+
+def _like(new, old):
+    return None if old is None else jnp.asarray(new, old.dtype)

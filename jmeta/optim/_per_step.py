@@ -1,6 +1,7 @@
 """What a user may write for a hyperparameter, as one value for each step."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -40,7 +41,8 @@ def per_step(
     Args:
         name: The hyperparameter, for messages.
         value: The override as the user wrote it.
-        own: The transform's own value, which says whether it is a pair.
+        own: The transform's own value, which says whether it is a pair: a list is one
+            there, and refused for a single number.
         steps: Length of the loop.
         params: The parameters that a `PerLeaf` must match.
 
@@ -54,10 +56,11 @@ def per_step(
     if isinstance(value, PerStep):
         for leaf in jax.tree.leaves(value.value):
             _check_length(name, jnp.shape(leaf), steps)
-        per_steps = as_hyperparam(_plain(value.value))
+        per_steps = as_hyperparam(_plain(name, _as_pair(value.value, own)), name)
         return per_steps, lambda step, x: _check_form(name, x, own, params)
-    if callable(value):
+    if callable(value) and not inspect.isclass(value):
         return None, lambda step, x: _check_form(name, value(step), own, params)
+    value = _as_pair(value, own)
     if isinstance(own, tuple) and isinstance(value, tuple):
         _check_pair(name, value, own)
         parts = [
@@ -76,20 +79,27 @@ def per_step(
     return None, lambda step, x: constant
 
 
+def _as_pair(value, own):
+    """A list where the transform has a pair, as the tuple that it stands for."""
+    is_pair = isinstance(own, tuple) and isinstance(value, list)
+    return tuple(value) if is_pair else value
+
+
 def _single(name, value):
     if isinstance(value, tuple):
         raise ValueError(
             f"`{name}` is a single number, not a pair; got {value!r}. Use an array of"
             " shape [steps] for a value per step."
         )
-    return as_hyperparam(_plain(value))
+    return as_hyperparam(_plain(name, value), name)
 
 
-def _plain(value):
+def _plain(name, value):
     if isinstance(value, list):
         raise ValueError(
-            "A list is no override: pass an array with a value per step, or"
-            " {label: value} for parameter groups."
+            f"`{name}` is a single number, and a list is no override of it; got"
+            f" {value!r}. Pass an array with a value per step, or {{label: value}} for"
+            " parameter groups."
         )
     return value
 
@@ -97,6 +107,7 @@ def _plain(value):
 def _check_form(name, value, own, params):
     """A single step's value: a number, a pair of them, or a value for each leaf."""
     if isinstance(own, tuple):
+        value = _as_pair(value, own)
         _check_pair(name, value, own)
         return tuple(
             _check_form(name, v, o, params) for v, o in zip(value, own, strict=True)
@@ -123,9 +134,10 @@ def _check_length(name, shape, steps):
 
 def _check_pair(name, value, own):
     if not isinstance(value, tuple) or len(value) != len(own):
+        names = ", ".join("abc"[: len(own)])
         raise ValueError(
-            f"`{name}` is a tuple of {len(own)} values; got {value!r}. Override all of"
-            f" them, as in {{'{name}': (a, b)}}."
+            f"`{name}` is a tuple or list of {len(own)} values; got {value!r}."
+            f" Override all of them, as in {{'{name}': ({names})}}."
         )
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jmeta._numerics import safe_sqrt
-from jmeta._settings import Setting, check_ranges
+from jmeta._settings import Setting, check_settings, is_plain
 from jmeta._typing import PyTree
 from jmeta.optim._base import per_leaf
 
@@ -45,16 +45,18 @@ def adadelta(
         param      <- param - lr * delta
 
     Args:
-        lr: As in `adam`, and so is `maximize`.
+        lr: Step size; a number, a scalar array, a schedule `step -> value` or a
+            `PerLeaf`. The other numeric settings likewise.
         rho: Decay of the two running means, at most 1.
         eps: Added under both roots.
         weight_decay: L2 penalty, added to the gradient.
-        maximize: See `lr`.
+        maximize: Ascend.
 
     Returns:
         A transform whose state lists the numeric settings under `hyperparams`.
 
     Raises:
+        TypeError: A setting that is none, a flag that is no bool.
         ValueError: A number outside torch's range.
 
     Example:
@@ -70,10 +72,15 @@ def adadelta(
     """
     settings = {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay}
     inf = float("inf")
-    check_ranges(
-        settings, lr=(0, inf), rho=(0, inf), eps=(0, inf), weight_decay=(0, inf)
+    check_settings(
+        settings,
+        {"maximize": maximize},
+        lr=(0, inf),
+        rho=(0, inf),
+        eps=(0, inf),
+        weight_decay=(0, inf),
     )
-    if isinstance(rho, int | float) and rho > 1:
+    if is_plain(rho) and rho > 1:
         raise ValueError(f"`rho` must be at most 1; got {rho}.")
 
     # torch/optim/adadelta.py, _single_tensor_adadelta

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jmeta._numerics import safe_sqrt
-from jmeta._settings import Setting, check_ranges
+from jmeta._settings import Setting, check_settings
 from jmeta._typing import PyTree
 from jmeta.optim._base import per_leaf
 
@@ -44,18 +44,20 @@ def adagrad(
         param <- param - clr * grad / (sqrt(sum) + eps)
 
     Args:
-        lr: As in `adam`, and so is `maximize`.
+        lr: Step size; a number, a scalar array, a schedule `step -> value` or a
+            `PerLeaf`. The other numeric settings likewise.
         lr_decay: How fast the step size falls.
         weight_decay: L2 penalty, added to the gradient.
         initial_accumulator_value: What `sum` begins at. The first update sets it, so
             that it can be overridden and learned like any other setting.
         eps: Added to the root.
-        maximize: See `lr`.
+        maximize: Ascend.
 
     Returns:
         A transform whose state lists the numeric settings under `hyperparams`.
 
     Raises:
+        TypeError: A setting that is none, a flag that is no bool.
         ValueError: A number outside torch's range.
 
     Example:
@@ -82,7 +84,9 @@ def adagrad(
         "initial_accumulator_value": initial_accumulator_value,
         "eps": eps,
     }
-    check_ranges(settings, **dict.fromkeys(settings, (0, float("inf"))))
+    check_settings(
+        settings, {"maximize": maximize}, **dict.fromkeys(settings, (0, float("inf")))
+    )
 
     # torch/optim/adagrad.py, _single_tensor_adagrad
     def rule(hp, step, grad, param, sum):

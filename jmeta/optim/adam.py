@@ -2,13 +2,13 @@
 
 import optax
 
-from jmeta._settings import Setting
+from jmeta._settings import Pair, Setting
 from jmeta.optim._adam import adam_family
 
 
 def adam(
     lr: Setting = 1e-3,
-    betas: tuple[Setting, Setting] = (0.9, 0.999),
+    betas: Pair = (0.9, 0.999),
     eps: Setting = 1e-8,
     weight_decay: Setting = 0.0,
     amsgrad: bool = False,
@@ -27,7 +27,7 @@ def adam(
     Args:
         lr: Step size; a number, a scalar array, a schedule `step -> value` or a
             `PerLeaf`. The other numeric settings likewise.
-        betas: Decay of the two running means, a pair.
+        betas: Decay of the two running means, a tuple or a list of two.
         eps: Added to the root, after its bias correction.
         weight_decay: L2 penalty, added to the gradient.
         amsgrad: Divide by the largest `exp_avg_sq` so far, taken before its bias
@@ -39,6 +39,7 @@ def adam(
         A transform whose state lists the numeric settings under `hyperparams`.
 
     Raises:
+        TypeError: A setting that is none, a flag that is no bool.
         ValueError: A number outside torch's range.
 
     Example:

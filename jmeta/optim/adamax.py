@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jmeta._numerics import integer_power
-from jmeta._settings import Setting, check_ranges
+from jmeta._settings import Pair, Setting, check_settings, pair
 from jmeta._typing import PyTree
 from jmeta.optim._base import per_leaf
 
@@ -30,7 +30,7 @@ class AdamaxState(NamedTuple):
 
 def adamax(
     lr: Setting = 2e-3,
-    betas: tuple[Setting, Setting] = (0.9, 0.999),
+    betas: Pair = (0.9, 0.999),
     eps: Setting = 1e-8,
     weight_decay: Setting = 0.0,
     *,
@@ -44,16 +44,18 @@ def adamax(
         param   <- param - lr / (1 - beta1**step) * exp_avg / exp_inf
 
     Args:
-        lr: As in `adam`, and so is `maximize`.
-        betas: Decay of the running mean and of the maximum, a pair.
+        lr: Step size; a number, a scalar array, a schedule `step -> value` or a
+            `PerLeaf`. The other numeric settings likewise.
+        betas: Decay of the running mean and of the maximum, a tuple or a list of two.
         eps: Added to the gradient's size.
         weight_decay: L2 penalty, added to the gradient.
-        maximize: See `lr`.
+        maximize: Ascend.
 
     Returns:
         A transform whose state lists the numeric settings under `hyperparams`.
 
     Raises:
+        TypeError: A setting that is none, a flag that is no bool.
         ValueError: A number outside torch's range.
 
     Example:
@@ -71,10 +73,21 @@ def adamax(
         Kingma and Ba (2015), Adam: a method for stochastic optimization,
         arXiv:1412.6980, section 7.1.
     """
-    settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+    settings = {
+        "lr": lr,
+        "betas": pair("betas", betas),
+        "eps": eps,
+        "weight_decay": weight_decay,
+    }
     inf = float("inf")
-    check_ranges(
-        settings, lr=(0, inf), betas=(0, 1), eps=(0, inf), weight_decay=(0, inf)
+    check_settings(
+        settings,
+        {"maximize": maximize},
+        ("betas",),
+        lr=(0, inf),
+        betas=(0, 1),
+        eps=(0, inf),
+        weight_decay=(0, inf),
     )
 
     # torch/optim/adamax.py, _single_tensor_adamax

@@ -2,13 +2,13 @@
 
 import optax
 
-from jmeta._settings import Setting
+from jmeta._settings import Pair, Setting
 from jmeta.optim._adam import adam_family
 
 
 def adamw(
     lr: Setting = 1e-3,
-    betas: tuple[Setting, Setting] = (0.9, 0.999),
+    betas: Pair = (0.9, 0.999),
     eps: Setting = 1e-8,
     weight_decay: Setting = 1e-2,
     amsgrad: bool = False,
@@ -23,18 +23,20 @@ def adamw(
         param <- param * (1 - lr * weight_decay), then Adam's update
 
     Args:
-        lr: As in `adam`, and so are `betas`, `eps`, `amsgrad` and `maximize`.
-        betas: See `lr`.
-        eps: See `lr`.
+        lr: Step size; a number, a scalar array, a schedule `step -> value` or a
+            `PerLeaf`. The other numeric settings likewise.
+        betas: Decay of the two running means, a tuple or a list of two.
+        eps: Added to the root, after its bias correction.
         weight_decay: Decay of the parameters in units of `lr`; torch's default of
             0.01 is 100 times that of `optax.adamw`.
-        amsgrad: See `lr`.
-        maximize: See `lr`.
+        amsgrad: Divide by the largest `exp_avg_sq` so far.
+        maximize: Ascend.
 
     Returns:
         A transform whose state lists the numeric settings under `hyperparams`.
 
     Raises:
+        TypeError: A setting that is none, a flag that is no bool.
         ValueError: A number outside torch's range.
 
     Example:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jmeta._settings import Setting, check_ranges
+from jmeta._settings import Setting, check_settings
 from jmeta._typing import PyTree
 from jmeta.optim._base import per_leaf
 
@@ -50,18 +50,20 @@ def asgd(
     Evaluate with `state.ax`.
 
     Args:
-        lr: As in `adam`, and so is `maximize`.
+        lr: Step size; a number, a scalar array, a schedule `step -> value` or a
+            `PerLeaf`. The other numeric settings likewise.
         lambd: Decay of the parameters and of the step size.
         alpha: Power of the decay of the step size.
         t0: Updates before the averaging begins. The average is piecewise smooth in
             it; at a whole number its derivative is the mean of those on both sides.
         weight_decay: L2 penalty, added to the gradient.
-        maximize: See `lr`.
+        maximize: Ascend.
 
     Returns:
         A transform whose state lists the numeric settings under `hyperparams`.
 
     Raises:
+        TypeError: A setting that is none, a flag that is no bool.
         ValueError: A number outside torch's range.
 
     Example:
@@ -92,7 +94,7 @@ def asgd(
         "weight_decay": weight_decay,
     }
     inf = float("inf")
-    check_ranges(settings, lr=(0, inf), weight_decay=(0, inf))
+    check_settings(settings, {"maximize": maximize}, lr=(0, inf), weight_decay=(0, inf))
 
     # torch/optim/asgd.py, _single_tensor_asgd
     def rule(hp, step, grad, param, eta, mu, ax):

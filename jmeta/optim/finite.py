@@ -4,6 +4,7 @@ from typing import Any
 
 import optax
 
+from jmeta import _validate
 from jmeta._typing import PyTree
 from jmeta.optim._guarded import guarded
 
@@ -31,6 +32,9 @@ def finite(
         A transform with the state of `tx`, whose derivatives of every order and in both
         modes are finite where its values are.
 
+    Raises:
+        TypeError: `tx` is no optax transform.
+
     Example:
         >>> import jax, jax.numpy as jnp
         >>> def loss(lr, tx_of_lr, params=jnp.array([1.0, 0.0])):
@@ -46,6 +50,10 @@ def finite(
         `-lr / eps`, finite and huge. An operation with a custom derivative rule keeps
         it. `update` evaluates a trace of `tx.update`, so it is slow outside `jit`.
     """
+    _validate.instance(
+        *("tx", tx, optax.GradientTransformation, "an optax transform"),
+        use="Pass one such as `optax.adam(1e-3)`.",
+    )
     tx = optax.with_extra_args_support(tx)
 
     def update(

@@ -79,8 +79,8 @@ def assign(
 
     Args:
         hyperparams: Overrides by name: a number, an array of shape `[steps]`, a
-            callable `step -> value`, a tuple for a pair, `PerLeaf`, `PerStep`, or
-            `{label: override}` for parameter groups and named parts.
+            callable `step -> value`, a tuple or a list for a pair, `PerLeaf`,
+            `PerStep`, or `{label: override}` for parameter groups and named parts.
         opt_state: The state whose hyperparameters are overridden.
         steps: Length of the loop.
         params: The parameters that a `PerLeaf` must match.

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jmeta import _validate
 from jmeta._settings import (
     PerLeaf,
     Setting,
     advance_hyperparams,
-    check_ranges,
+    check_settings,
     current_hyperparams,
     initial_hyperparams,
 )
@@ -45,8 +46,9 @@ def lbfgs(
     `update(grads, state, params, value_fn=loss)`, which `inner_loop` does.
 
     Args:
-        lr: Step length, the first that a line search tries; as in `adam`, but one
-            value for all parameters. The other arguments are fixed once built.
+        lr: Step length, the first that a line search tries; a number, a scalar array or
+            a schedule `step -> value`, one value for all parameters. The other
+            arguments are fixed once built.
         max_iter: Iterations in an update.
         max_eval: Evaluations of the loss in an update after which to stop, by default
             5/4 of `max_iter`.
@@ -61,6 +63,7 @@ def lbfgs(
         `value`, the loss at `params`, which is evaluated if it is not given.
 
     Raises:
+        TypeError: A setting or count of the wrong kind.
         ValueError: A number outside its range, another line search, no `value_fn`.
 
     Example:
@@ -79,6 +82,9 @@ def lbfgs(
         and gradients that a `grad_callback` changed are used in the first iteration
         only, the others take the gradient of `value_fn`.
 
+        `optax.lbfgs` with its line search cannot be differentiated in reverse mode,
+        since the search is a `while_loop`; this one can.
+
         The default tolerances stop while the gradient is still about 1e-5. To reach
         the `tol` of `jmeta.Implicit` set both to 0.
 
@@ -87,20 +93,14 @@ def lbfgs(
         optimization, Mathematical Programming 45. Schmidt (2005), minFunc.
     """
     settings = {"lr": lr}
-    check_ranges(settings, lr=(0, math.inf))
+    check_settings(settings, {}, lr=(0, math.inf))
+    _validate.count("max_iter", max_iter, minimum=1)
     max_eval = max_iter * 5 // 4 if max_eval is None else max_eval
-    counts = (
-        ("max_iter", max_iter),
-        ("max_eval", max_eval),
-        ("history_size", history_size),
-    )
-    for name, count in counts:
-        if count < 1:
-            raise ValueError(f"`{name}` must be at least 1; got {count}.")
-    if line_search_fn not in (None, "strong_wolfe"):
-        raise ValueError(
-            f'`line_search_fn` must be "strong_wolfe" or None; got {line_search_fn!r}.'
-        )
+    _validate.count("max_eval", max_eval, minimum=1)
+    _validate.count("history_size", history_size, minimum=1)
+    _validate.number("tolerance_grad", tolerance_grad, low=0)
+    _validate.number("tolerance_change", tolerance_change, low=0)
+    _validate.one_of("line_search_fn", line_search_fn, ["strong_wolfe", None])
     limits = Limits(
         max_iter,
         max_eval,

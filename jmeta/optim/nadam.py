@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jmeta._numerics import integer_power, safe_sqrt
-from jmeta._settings import Setting, check_ranges
+from jmeta._settings import Pair, Setting, check_settings, pair
 from jmeta._typing import PyTree
 from jmeta.optim._base import per_leaf
 
@@ -32,7 +32,7 @@ class NAdamState(NamedTuple):
 
 def nadam(
     lr: Setting = 2e-3,
-    betas: tuple[Setting, Setting] = (0.9, 0.999),
+    betas: Pair = (0.9, 0.999),
     eps: Setting = 1e-8,
     weight_decay: Setting = 0.0,
     momentum_decay: Setting = 4e-3,
@@ -53,18 +53,20 @@ def nadam(
                                  * exp_avg / denom
 
     Args:
-        lr: As in `adam`, and so are `betas`, `eps` and `maximize`.
-        betas: See `lr`.
-        eps: See `lr`.
+        lr: Step size; a number, a scalar array, a schedule `step -> value` or a
+            `PerLeaf`. The other numeric settings likewise.
+        betas: Decay of the two running means, a tuple or a list of two.
+        eps: Added to the root, after its bias correction.
         weight_decay: L2 penalty, added to the gradient.
         momentum_decay: How fast the momentum grows from about `beta1 / 2` to `beta1`.
         decoupled_weight_decay: Decay the parameters instead, as `adamw` does.
-        maximize: See `lr`.
+        maximize: Ascend.
 
     Returns:
         A transform whose state lists the numeric settings under `hyperparams`.
 
     Raises:
+        TypeError: A setting that is none, a flag that is no bool.
         ValueError: A number outside torch's range.
 
     Example:
@@ -85,14 +87,16 @@ def nadam(
     """
     settings = {
         "lr": lr,
-        "betas": betas,
+        "betas": pair("betas", betas),
         "eps": eps,
         "weight_decay": weight_decay,
         "momentum_decay": momentum_decay,
     }
     inf = float("inf")
-    check_ranges(
+    check_settings(
         settings,
+        {"maximize": maximize, "decoupled_weight_decay": decoupled_weight_decay},
+        ("betas",),
         lr=(0, inf),
         betas=(0, 1),
         eps=(0, inf),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Hashable, Mapping
 import optax
 from jax.tree_util import tree_map_with_path
 
+from jmeta import _validate
 from jmeta._tree import path_strings
 from jmeta._typing import Path, PyTree
 
@@ -41,6 +42,7 @@ def param_groups(
         A transform whose state is an `optax.PartitionState`.
 
     Raises:
+        TypeError: `groups` is no dict of optimizers, `labels` no function.
         ValueError: A label without optimizer, at `init` or `update`.
 
     Example:
@@ -61,15 +63,29 @@ def param_groups(
         In torch a group takes what it does not name from the optimizer's defaults;
         here each optimizer is written out. The order of `groups` decides nothing.
     """
+    _validate.instance(
+        *("groups", groups, Mapping, "a dict of optimizers by label"),
+        use='Write `param_groups({"head": sgd(), "rest": adam()}, labels)`.',
+    )
     if not groups:
         raise ValueError("`groups` must have at least one optimizer; got none.")
+    for name, tx in groups.items():
+        _validate.instance(
+            *(f"groups[{name!r}]", tx, optax.GradientTransformation),
+            *("an optax transform",),
+            use="Write `{label: sgd(lr=0.1)}`, an optimizer for each label.",
+        )
+    _validate.function(
+        *("labels", labels),
+        use="Give one from a path, such as `('head', 'kernel')`, to a label.",
+    )
 
     def label(path, _):
         names = path_strings(path)
         found = labels(names)
         if not isinstance(found, Hashable) or found not in groups:
             raise ValueError(
-                f"`labels` must return one of {sorted(groups)}; for the parameter at"
+                f"`labels` must return one of {list(groups)}; for the parameter at"
                 f" {names} it returned {found!r}. Add that group or change `labels`."
             )
         return found

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jmeta._numerics import integer_power, safe_sqrt
-from jmeta._settings import Setting, check_ranges
+from jmeta._settings import Pair, Setting, check_settings, pair
 from jmeta._typing import PyTree
 from jmeta.optim._base import per_leaf
 
@@ -30,7 +30,7 @@ class RAdamState(NamedTuple):
 
 def radam(
     lr: Setting = 1e-3,
-    betas: tuple[Setting, Setting] = (0.9, 0.999),
+    betas: Pair = (0.9, 0.999),
     eps: Setting = 1e-8,
     weight_decay: Setting = 0.0,
     decoupled_weight_decay: bool = False,
@@ -53,17 +53,19 @@ def radam(
                             * (adaptive if rho > 5 else 1)
 
     Args:
-        lr: As in `adam`, and so are `betas`, `eps` and `maximize`.
-        betas: See `lr`.
-        eps: See `lr`.
+        lr: Step size; a number, a scalar array, a schedule `step -> value` or a
+            `PerLeaf`. The other numeric settings likewise.
+        betas: Decay of the two running means, a tuple or a list of two.
+        eps: Added to the root, before its bias correction.
         weight_decay: L2 penalty, added to the gradient.
         decoupled_weight_decay: Decay the parameters instead, as `adamw` does.
-        maximize: See `lr`.
+        maximize: Ascend.
 
     Returns:
         A transform whose state lists the numeric settings under `hyperparams`.
 
     Raises:
+        TypeError: A setting that is none, a flag that is no bool.
         ValueError: A number outside torch's range.
 
     Example:
@@ -82,10 +84,21 @@ def radam(
         Liu et al. (2020), On the variance of the adaptive learning rate and beyond,
         arXiv:1908.03265.
     """
-    settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+    settings = {
+        "lr": lr,
+        "betas": pair("betas", betas),
+        "eps": eps,
+        "weight_decay": weight_decay,
+    }
     inf = float("inf")
-    check_ranges(
-        settings, lr=(0, inf), betas=(0, 1), eps=(0, inf), weight_decay=(0, inf)
+    check_settings(
+        settings,
+        {"maximize": maximize, "decoupled_weight_decay": decoupled_weight_decay},
+        ("betas",),
+        lr=(0, inf),
+        betas=(0, 1),
+        eps=(0, inf),
+        weight_decay=(0, inf),
     )
 
     # torch/optim/radam.py, _single_tensor_radam

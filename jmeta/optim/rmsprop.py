@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jmeta._numerics import safe_sqrt
-from jmeta._settings import Setting, check_ranges
+from jmeta._settings import Setting, check_settings
 from jmeta._typing import PyTree
 from jmeta.optim._base import per_leaf
 
@@ -58,18 +58,20 @@ def rmsprop(
     torch.
 
     Args:
-        lr: As in `adam`, and so is `maximize`.
+        lr: Step size; a number, a scalar array, a schedule `step -> value` or a
+            `PerLeaf`. The other numeric settings likewise.
         alpha: Decay of the running means.
         eps: Added to the root; `optax.rmsprop` adds it below the root.
         weight_decay: L2 penalty, added to the gradient.
         momentum: Decay of the buffer.
         centered: Divide by the standard deviation of the gradient.
-        maximize: See `lr`.
+        maximize: Ascend.
 
     Returns:
         A transform whose state lists the numeric settings under `hyperparams`.
 
     Raises:
+        TypeError: A setting that is none, a flag that is no bool.
         ValueError: A number outside torch's range.
 
     Example:
@@ -96,7 +98,11 @@ def rmsprop(
         "weight_decay": weight_decay,
         "momentum": momentum,
     }
-    check_ranges(settings, **dict.fromkeys(settings, (0, float("inf"))))
+    check_settings(
+        settings,
+        {"maximize": maximize, "centered": centered},
+        **dict.fromkeys(settings, (0, float("inf"))),
+    )
 
     # torch/optim/rmsprop.py, _single_tensor_rmsprop
     def rule(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jmeta._settings import Setting, check_ranges
+from jmeta._settings import Pair, Setting, check_settings, is_plain, pair
 from jmeta._typing import PyTree
 from jmeta.optim._base import per_leaf
 
@@ -29,8 +29,8 @@ class RpropState(NamedTuple):
 
 def rprop(
     lr: Setting = 1e-2,
-    etas: tuple[Setting, Setting] = (0.5, 1.2),
-    step_sizes: tuple[Setting, Setting] = (1e-6, 50.0),
+    etas: Pair = (0.5, 1.2),
+    step_sizes: Pair = (1e-6, 50.0),
     *,
     maximize: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
@@ -44,16 +44,19 @@ def rprop(
         prev      <- grad
 
     Args:
-        lr: Step size of every entry in the first update, otherwise as in `adam`, and
-            so is `maximize`.
-        etas: Factors at a change of sign, below 1, and without one, above 1.
-        step_sizes: Smallest and largest step size.
-        maximize: See `lr`.
+        lr: Step size of every entry in the first update; a number, a scalar array, a
+            schedule `step -> value` or a `PerLeaf`. The other numeric settings
+            likewise.
+        etas: Factors at a change of sign, below 1, and without one, above 1, a tuple or
+            a list of two.
+        step_sizes: Smallest and largest step size, likewise.
+        maximize: Ascend.
 
     Returns:
         A transform whose state lists the numeric settings under `hyperparams`.
 
     Raises:
+        TypeError: A setting that is none, a flag that is no bool.
         ValueError: A number outside torch's range.
 
     Example:
@@ -75,10 +78,16 @@ def rprop(
         Riedmiller and Braun (1993), A direct adaptive method for faster
         backpropagation learning: the RPROP algorithm, IEEE ICNN.
     """
-    settings = {"lr": lr, "etas": etas, "step_sizes": step_sizes}
+    settings = {
+        "lr": lr,
+        "etas": pair("etas", etas),
+        "step_sizes": pair("step_sizes", step_sizes),
+    }
     inf = float("inf")
-    check_ranges(settings, lr=(0, inf))
-    if all(isinstance(eta, int | float) for eta in etas):
+    check_settings(
+        settings, {"maximize": maximize}, ("etas", "step_sizes"), lr=(0, inf)
+    )
+    if all(map(is_plain, etas)):
         if not 0 < etas[0] < 1 < etas[1]:
             raise ValueError(f"`etas` must be 0 < etas[0] < 1 < etas[1]; got {etas}.")
 

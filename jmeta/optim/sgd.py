@@ -8,7 +8,7 @@ import optax
 
 from jmeta._checkpoint import keep
 from jmeta._numerics import scale
-from jmeta._settings import Setting, check_ranges
+from jmeta._settings import Setting, check_settings, is_plain
 from jmeta._typing import PyTree
 from jmeta.optim._base import per_leaf
 
@@ -56,14 +56,17 @@ def sgd(
         momentum: Decay of the buffer.
         dampening: Share of the gradient kept out of the buffer.
         weight_decay: L2 penalty, added to the gradient.
-        nesterov: Look one step of momentum ahead.
+        nesterov: Look one step of momentum ahead. It needs a momentum, as in torch: to
+            override it, begin with a number above 0.
         maximize: Ascend.
 
     Returns:
         A transform whose state lists the numeric settings under `hyperparams`.
 
     Raises:
-        ValueError: A number outside torch's range.
+        TypeError: A setting that is none, a flag that is no bool.
+        ValueError: A number outside torch's range; `nesterov` with a momentum that is
+            the number 0 or a dampening that is another number.
 
     Example:
         >>> import jax.numpy as jnp
@@ -86,7 +89,15 @@ def sgd(
         "weight_decay": weight_decay,
     }
     inf = float("inf")
-    check_ranges(settings, lr=(0, inf), momentum=(0, inf), weight_decay=(0, inf))
+    check_settings(
+        settings,
+        {"maximize": maximize, "nesterov": nesterov},
+        lr=(0, inf),
+        momentum=(0, inf),
+        weight_decay=(0, inf),
+    )
+    if nesterov:
+        _check_nesterov(momentum, dampening)
 
     # torch/optim/sgd.py, _single_tensor_sgd
     def rule(hp, step, grad, param, momentum_buffer, started):
@@ -116,3 +127,17 @@ def sgd(
         "started": lambda hp, param: jnp.zeros((), bool),
     }
     return per_leaf(SGDState, slots, rule, settings)
+
+
+def _check_nesterov(momentum, dampening):
+    """Refuse the numbers that torch refuses; what is traced or scheduled passes."""
+    if is_plain(momentum) and momentum == 0:
+        raise ValueError(
+            "`nesterov=True` needs a `momentum` above 0; got 0. Give one, also where it"
+            " is overridden later, or leave `nesterov` out."
+        )
+    if is_plain(dampening) and dampening != 0:
+        raise ValueError(
+            f"`nesterov=True` needs a `dampening` of 0; got {dampening}. Leave one of"
+            " the two out."
+        )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jmeta._numerics import integer_power, safe_sqrt
-from jmeta._settings import Setting, check_ranges
+from jmeta._settings import Pair, Setting, check_settings, is_plain, pair
 from jmeta._typing import PyTree
 from jmeta.optim._base import per_leaf
 
@@ -30,7 +30,7 @@ class SparseAdamState(NamedTuple):
 
 def sparse_adam(
     lr: Setting = 1e-3,
-    betas: tuple[Setting, Setting] = (0.9, 0.999),
+    betas: Pair = (0.9, 0.999),
     eps: Setting = 1e-8,
     maximize: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
@@ -46,15 +46,17 @@ def sparse_adam(
         param      <- param - step_size * exp_avg / (sqrt(exp_avg_sq) + eps)
 
     Args:
-        lr: As in `adam`, and so are `betas` and `maximize`.
-        betas: See `lr`.
+        lr: Step size; a number, a scalar array, a schedule `step -> value` or a
+            `PerLeaf`. The other numeric settings likewise.
+        betas: Decay of the two running means, a tuple or a list of two.
         eps: Added to the root before its bias correction, other than in `adam`.
-        maximize: See `lr`.
+        maximize: Ascend.
 
     Returns:
         A transform whose state lists the numeric settings under `hyperparams`.
 
     Raises:
+        TypeError: A setting that is none, a flag that is no bool.
         ValueError: A number outside torch's range.
 
     Example:
@@ -74,10 +76,10 @@ def sparse_adam(
         Kingma and Ba (2015), Adam: a method for stochastic optimization,
         arXiv:1412.6980.
     """
-    settings = {"lr": lr, "betas": betas, "eps": eps}
-    check_ranges(settings, betas=(0, 1))
+    settings = {"lr": lr, "betas": pair("betas", betas), "eps": eps}
+    check_settings(settings, {"maximize": maximize}, ("betas",), betas=(0, 1))
     for name in ("lr", "eps"):
-        if isinstance(settings[name], int | float) and not settings[name] > 0:
+        if is_plain(settings[name]) and not settings[name] > 0:
             raise ValueError(f"`{name}` must be above 0; got {settings[name]}.")
 
     # torch/optim/_functional.py, sparse_adam

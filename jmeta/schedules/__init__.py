@@ -30,3 +30,4 @@ from jmeta.schedules.staircase import (
     multi_step_lr as multi_step_lr,
     step_lr as step_lr,
 )
+from jmeta.schedules.warmup import warmup_cosine as warmup_cosine

@@ -1,22 +1,34 @@
 """What the schedules share: their type, the step, checks of structural arguments."""
 
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jmeta._settings import as_hyperparam
+from jmeta import _validate
+from jmeta._settings import PerLeaf, as_hyperparam, is_plain
 
 Schedule: TypeAlias = Callable[[ArrayLike], jax.Array]
 """`step -> value`, elementwise in an integer step that counts updates from 0."""
 
 
-def as_floats(*values: ArrayLike) -> tuple[jax.Array, ...]:
-    """Numbers as strongly typed arrays of at least float32."""
-    return as_hyperparam(values)
+def as_float(name: str, value: ArrayLike) -> jax.Array:
+    """A number as a strongly typed array of at least float32."""
+    if isinstance(value, PerLeaf | tuple):
+        raise TypeError(
+            f"`{name}` of a schedule must be a number or an array; got"
+            f" {_validate.kind(value)}. Make a schedule for each parameter group"
+            " instead."
+        )
+    return as_hyperparam(value, name, "a number or an array, which may be traced")
+
+
+def as_floats(**values: ArrayLike) -> tuple[jax.Array, ...]:
+    """Numbers by name as strongly typed arrays of at least float32."""
+    return tuple(as_float(name, value) for name, value in values.items())
 
 
 def as_step(step: ArrayLike) -> jax.Array:
@@ -24,48 +36,54 @@ def as_step(step: ArrayLike) -> jax.Array:
 
     The quotient of two int32 is a float32 even where rates are float64.
     """
-    step = jnp.asarray(step)
-    if not jnp.issubdtype(step.dtype, jnp.integer):
+    dtype = getattr(step, "dtype", None)
+    if not (is_integer(step) if dtype is None else jnp.issubdtype(dtype, jnp.integer)):
         raise TypeError(
-            f"`step` must be an integer, the number of updates so far; got {step}."
+            "`step` must be an integer, the number of updates so far; got"
+            f" {_validate.kind(step)}."
         )
-    return step.astype(jnp.result_type(int))
+    return jnp.asarray(step).astype(jnp.result_type(int))
 
 
 def check_counts(**counts: int) -> None:
     """Refuse what is not a positive integer known before tracing."""
     for name, count in counts.items():
-        if not is_integer(count) or count < 1:
-            raise ValueError(
-                f"`{name}` must be a positive Python integer; got {count!r}."
-            )
+        _validate.count(name, count, minimum=1)
 
 
-def check_milestones(milestones: tuple[int, ...]) -> None:
-    """Refuse what is not a sorted row of steps known before tracing."""
-    steps = all(is_integer(milestone) and milestone >= 0 for milestone in milestones)
-    if not steps or list(milestones) != sorted(milestones):
-        raise ValueError(
-            "`milestones` must be increasing Python integers from 0;"
-            f" got {milestones!r}."
+def check_milestones(
+    milestones: Iterable[int], in_order: bool = True
+) -> tuple[int, ...]:
+    """The steps in their order; refuse what is no row of steps known before tracing."""
+    increasing = "increasing " if in_order else ""
+    must = f"`milestones` must be {increasing}Python integers from 0"
+    if isinstance(milestones, str | bytes) or not isinstance(milestones, Iterable):
+        raise TypeError(
+            f"{must}; got {_validate.kind(milestones)}. Write them as a list, such as"
+            " `[30, 60]`."
         )
+    steps = tuple(milestones)
+    is_steps = all(is_integer(step) and step >= 0 for step in steps)
+    if not is_steps or (in_order and list(steps) != sorted(steps)):
+        raise ValueError(f"{must}; got {list(steps)}.")
+    return tuple(sorted(steps))
 
 
 def check_share(positive: bool = False, **shares: ArrayLike) -> None:
     """Refuse numbers outside [0, 1], or (0, 1]; arrays may be learned: they pass."""
     for name, share in shares.items():
-        if isinstance(share, int | float) and (
-            not 0 <= share <= 1 or (positive and share == 0)
-        ):
+        if is_plain(share) and (not 0 <= share <= 1 or (positive and share == 0)):
             low = "greater than 0 and at most 1" if positive else "between 0 and 1"
             raise ValueError(f"`{name}` must be {low}; got {share}.")
 
 
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuse a word that is not one of torch's."""
-    if value not in choices:
-        words = ", ".join(f"`{choice!r}`" for choice in choices)
-        raise ValueError(f"`{name}` must be one of {words}; got {value!r}.")
+def cosine_wave(
+    high: jax.Array, low: jax.Array, step: jax.Array, T_max: ArrayLike
+) -> jax.Array:
+    """A wave that falls from `high` to `low` in `T_max` steps, and rises again."""
+    # the remainder, which is exact, keeps the wave exact at late steps in float32
+    half_turns = step % (2 * T_max) / T_max
+    return low + (high - low) * (1 + jnp.cos(jnp.pi * half_turns)) / 2
 
 
 def is_integer(value: object) -> bool:

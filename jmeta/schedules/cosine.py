@@ -3,7 +3,13 @@
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jmeta.schedules._base import Schedule, as_floats, as_step, check_counts
+from jmeta.schedules._base import (
+    Schedule,
+    as_floats,
+    as_step,
+    check_counts,
+    cosine_wave,
+)
 
 
 def cosine_annealing_lr(
@@ -37,9 +43,8 @@ def cosine_annealing_lr(
         restarts, arXiv:1608.03983.
     """
     check_counts(T_max=T_max)
-    lr, eta_min = as_floats(lr, eta_min)
-    # the remainder, which is exact, keeps the wave exact at late steps in float32
-    return lambda step: _wave(lr, eta_min, as_step(step) % (2 * T_max) / T_max)
+    lr, eta_min = as_floats(lr=lr, eta_min=eta_min)
+    return lambda step: cosine_wave(lr, eta_min, as_step(step), T_max)
 
 
 def cosine_annealing_warm_restarts(
@@ -74,22 +79,18 @@ def cosine_annealing_warm_restarts(
         restarts, arXiv:1608.03983.
     """
     check_counts(T_0=T_0, T_mult=T_mult)
-    lr, eta_min = as_floats(lr, eta_min)
+    lr, eta_min = as_floats(lr=lr, eta_min=eta_min)
 
     def schedule(step):
         step = as_step(step)
         if T_mult == 1:
-            return _wave(lr, eta_min, step % T_0 / T_0)
+            return cosine_wave(lr, eta_min, step % T_0, T_0)
         starts = jnp.array(_restarts(T_0, T_mult), step.dtype)
         cycle = jnp.searchsorted(starts, step, side="right", method="compare_all") - 1
         T_i = T_0 * T_mult**cycle
-        return _wave(lr, eta_min, (step - starts[cycle]) / T_i)
+        return cosine_wave(lr, eta_min, step - starts[cycle], T_i)
 
     return schedule
-
-
-def _wave(high, low, half_turns):
-    return low + (high - low) * (1 + jnp.cos(jnp.pi * half_turns)) / 2
 
 
 def _restarts(T_0, T_mult):

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jmeta import _validate
 from jmeta._numerics import integer_power
 from jmeta.schedules._base import (
     Schedule,
     as_floats,
     as_step,
-    check_choice,
 )
 
 
@@ -61,7 +61,7 @@ def cyclic_lr(
         arXiv:1506.01186.
     """
     height = _height(step_size_up, step_size_down, mode, gamma, scale_fn, scale_mode)
-    low, high = as_floats(base_lr, max_lr)
+    low, high = as_floats(base_lr=base_lr, max_lr=max_lr)
     return lambda step: low + (high - low) * height(as_step(step))
 
 
@@ -84,12 +84,12 @@ def cyclic_momentum(
         base_momentum: Lowest momentum, at scale 1. Both momenta may be traced: they
             are differentiable.
         max_momentum: Highest momentum, at the start of a cycle.
-        step_size_up: As in `cyclic_lr`, and so the other arguments.
-        step_size_down: See there.
-        mode: See there.
-        gamma: See there.
-        scale_fn: See there.
-        scale_mode: See there.
+        step_size_up: Steps in which it falls.
+        step_size_down: Steps in which it rises; None is as many.
+        mode: `"triangular"`, `"triangular2"` or `"exp_range"`, as in `cyclic_lr`.
+        gamma: Decay of the scale in the mode `"exp_range"`.
+        scale_fn: A scale of your own in place of `mode`, as in `cyclic_lr`.
+        scale_mode: What `scale_fn` is given: `"cycle"` or `"iterations"`.
 
     Returns:
         `step -> momentum`.
@@ -103,7 +103,7 @@ def cyclic_momentum(
         [1.0, 0.75, 0.5, 0.75, 1.0]
     """
     height = _height(step_size_up, step_size_down, mode, gamma, scale_fn, scale_mode)
-    low, high = as_floats(base_momentum, max_momentum)
+    low, high = as_floats(base_momentum=base_momentum, max_momentum=max_momentum)
     return lambda step: high - (high - low) * height(as_step(step))
 
 
@@ -112,11 +112,15 @@ def _height(step_size_up, step_size_down, mode, gamma, scale_fn, scale_mode):
     up = step_size_up
     down = up if step_size_down is None else step_size_down
     for name, size in {"step_size_up": up, "step_size_down": down}.items():
-        if not isinstance(size, int | float) or size <= 0:
-            raise ValueError(f"`{name}` must be a positive number; got {size!r}.")
-    check_choice("mode", mode, ("triangular", "triangular2", "exp_range"))
-    check_choice("scale_mode", scale_mode, ("cycle", "iterations"))
-    (gamma,) = as_floats(gamma)
+        _validate.number(name, size, above=0)
+    _validate.one_of("mode", mode, ("triangular", "triangular2", "exp_range"))
+    _validate.one_of("scale_mode", scale_mode, ("cycle", "iterations"))
+    if scale_fn is not None:
+        _validate.function(
+            *("scale_fn", scale_fn),
+            use="Give one of the cycle or the step, such as `lambda n: 1 / n`.",
+        )
+    (gamma,) = as_floats(gamma=gamma)
 
     def scale(step, cycle):
         if scale_fn is not None:

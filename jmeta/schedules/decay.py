@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jmeta import _validate
 from jmeta._numerics import integer_power
 from jmeta.schedules._base import (
     Schedule,
+    as_float,
     as_floats,
     as_step,
     check_counts,
@@ -33,7 +35,7 @@ def exponential_lr(lr: ArrayLike, gamma: ArrayLike) -> Schedule:
         >>> exponential_lr(1.0, gamma=0.5)(jnp.arange(4)).tolist()
         [1.0, 0.5, 0.25, 0.125]
     """
-    lr, gamma = as_floats(lr, gamma)
+    lr, gamma = as_floats(lr=lr, gamma=gamma)
     return lambda step: lr * integer_power(gamma, as_step(step))
 
 
@@ -74,7 +76,7 @@ def linear_lr(
     check_share(positive=True, start_factor=start_factor)
     check_share(end_factor=end_factor)
     check_counts(total_iters=total_iters)
-    lr, start, end = as_floats(lr, start_factor, end_factor)
+    lr, start, end = as_floats(lr=lr, start_factor=start_factor, end_factor=end_factor)
 
     def schedule(step):
         done = jnp.minimum(as_step(step), total_iters) / total_iters
@@ -113,7 +115,7 @@ def polynomial_lr(
         At `total_iters=0` torch stays at `lr` for ever; here it is an error.
     """
     check_counts(total_iters=total_iters)
-    lr, power = as_floats(lr, power)
+    lr, power = as_floats(lr=lr, power=power)
 
     def schedule(step):
         # an integer, so that it ends at 0 exactly whatever the compiler makes of 1 / n
@@ -146,9 +148,9 @@ def lambda_lr(lr: ArrayLike, lr_lambda: Callable[[jax.Array], ArrayLike]) -> Sch
         >>> lambda_lr(1.0, lambda step: 1 / (1 + step))(jnp.array([0, 1, 3])).tolist()
         [1.0, 0.5, 0.25]
     """
-    if not callable(lr_lambda):
-        raise TypeError(
-            f"`lr_lambda` must be a function `step -> factor`; got {lr_lambda!r}."
-        )
-    (lr,) = as_floats(lr)
-    return lambda step: jnp.multiply(lr, lr_lambda(as_step(step)))
+    _validate.function(
+        *("lr_lambda", lr_lambda),
+        use="Give one `step -> factor`, such as `lambda step: 0.9**step`.",
+    )
+    (lr,) = as_floats(lr=lr)
+    return lambda step: lr * as_float("lr_lambda(step)", lr_lambda(as_step(step)))

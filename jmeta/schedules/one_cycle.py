@@ -5,11 +5,11 @@ import math
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jmeta import _validate
 from jmeta.schedules._base import (
     Schedule,
     as_floats,
     as_step,
-    check_choice,
     check_counts,
 )
 
@@ -67,7 +67,7 @@ def one_cycle_lr(
     total_steps = _total_steps(total_steps, epochs, steps_per_epoch)
     ends = _phase_ends(total_steps, pct_start, three_phase)
     max_lr, div_factor, final_div_factor = as_floats(
-        max_lr, div_factor, final_div_factor
+        max_lr=max_lr, div_factor=div_factor, final_div_factor=final_div_factor
     )
     first = max_lr / div_factor
     last = first / final_div_factor
@@ -93,14 +93,14 @@ def one_cycle_momentum(
     For an optimizer with `betas` it is the first of them.
 
     Args:
-        total_steps: As in `one_cycle_lr`, and so the other arguments.
-        epochs: See there.
-        steps_per_epoch: See there.
-        pct_start: See there.
-        anneal_strategy: See there.
+        total_steps: Steps of the cycle.
+        epochs: With `steps_per_epoch`, another way to give `total_steps`.
+        steps_per_epoch: See `epochs`.
+        pct_start: Share of the steps in which the momentum falls.
+        anneal_strategy: `"cos"` or `"linear"`.
         base_momentum: Lowest momentum. Both may be traced: they are differentiable.
         max_momentum: Highest momentum.
-        three_phase: See there.
+        three_phase: Rise as fast as it fell, then stay.
 
     Returns:
         `step -> momentum`, which is NaN past `total_steps`.
@@ -117,7 +117,7 @@ def one_cycle_momentum(
     """
     total_steps = _total_steps(total_steps, epochs, steps_per_epoch)
     ends = _phase_ends(total_steps, pct_start, three_phase)
-    low, high = as_floats(base_momentum, max_momentum)
+    low, high = as_floats(base_momentum=base_momentum, max_momentum=max_momentum)
     values = [high, low, high, high] if three_phase else [high, low, high]
     return _phases(ends, values, anneal_strategy)
 
@@ -136,6 +136,7 @@ def _total_steps(total_steps, epochs, steps_per_epoch):
 
 
 def _phase_ends(total_steps, pct_start, three_phase):
+    _validate.flag("three_phase", three_phase)
     if not isinstance(pct_start, float) or not 0 <= pct_start <= 1:
         raise ValueError(
             f"`pct_start` must be a Python float between 0 and 1; got {pct_start!r}."
@@ -143,15 +144,15 @@ def _phase_ends(total_steps, pct_start, three_phase):
     rise = pct_start * total_steps - 1
     if rise == 0:
         raise ValueError(
-            f"The rise must not end at step 0, where it begins; got pct_start="
-            f"{pct_start} of total_steps={total_steps}. Change either."
+            "The rise to `pct_start` of `total_steps` must not end at step 0, where it"
+            f" begins; got {pct_start} of {total_steps}. Change either."
         )
     middle = [2 * rise] if three_phase else []
     return [rise, *middle, total_steps - 1]
 
 
 def _phases(ends, values, anneal_strategy):
-    check_choice("anneal_strategy", anneal_strategy, ("cos", "linear"))
+    _validate.one_of("anneal_strategy", anneal_strategy, ("cos", "linear"))
     anneal = _anneal_cos if anneal_strategy == "cos" else _anneal_linear
     # torch's last phase goes on for one step beyond its end
     bounds = [*ends[:-1], ends[-1] + 1]

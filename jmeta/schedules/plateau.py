@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jmeta.schedules._base import as_floats, check_choice
+from jmeta import _validate
+from jmeta._settings import is_plain
+from jmeta.schedules._base import as_float, as_floats
 
 
 class PlateauState(NamedTuple):
@@ -92,11 +94,15 @@ def reduce_lr_on_plateau(
         the bar lower, not higher; a drop that `eps` leaves out starts the cooldown all
         the same.
     """
-    check_choice("mode", mode, ("min", "max"))
-    check_choice("threshold_mode", threshold_mode, ("rel", "abs"))
-    if isinstance(factor, int | float) and factor >= 1:
+    _validate.one_of("mode", mode, ("min", "max"))
+    _validate.one_of("threshold_mode", threshold_mode, ("rel", "abs"))
+    _validate.count("patience", patience)
+    _validate.count("cooldown", cooldown)
+    if is_plain(factor) and factor >= 1:
         raise ValueError(f"`factor` must be less than 1; got {factor}.")
-    lr, factor, threshold, min_lr, eps = as_floats(lr, factor, threshold, min_lr, eps)
+    lr, factor, threshold, min_lr, eps = as_floats(
+        lr=lr, factor=factor, threshold=threshold, min_lr=min_lr, eps=eps
+    )
     # torch compares a - b only as a < b; a metric that is to rise is the same negated
     sign = 1 if mode == "min" else -1
 
@@ -106,7 +112,9 @@ def reduce_lr_on_plateau(
         return PlateauState(lr, worst, zero, zero)
 
     def update(metric: ArrayLike, state: PlateauState) -> PlateauState:
-        metric = jnp.asarray(metric, state.best.dtype)
+        use = "Begin with `init()` and pass on what `update` returns."
+        _validate.instance("state", state, PlateauState, "a `PlateauState`", use=use)
+        metric = as_float("metric", metric).astype(state.best.dtype)
         margin = sign * threshold
         bar = state.best * (1 - margin)
         if threshold_mode == "abs":

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
+from jmeta import _validate
 from jmeta.schedules._base import Schedule, as_step, check_milestones
 
 
@@ -36,18 +37,21 @@ def sequential_lr(schedules: Sequence[Schedule], milestones: Sequence[int]) -> S
         In torch the schedulers share the optimizer's rate as their base, and building
         a OneCycleLR or CyclicLR changes it for those that are built after it.
     """
-    schedules, milestones = tuple(schedules), tuple(milestones)
+    _validate.instance(
+        *("schedules", schedules, Sequence, "a list of functions `step -> rate`"),
+        use="Write `sequential_lr([warmup, decay], milestones=[100])`.",
+    )
+    schedules, milestones = tuple(schedules), check_milestones(milestones)
     if not schedules or len(milestones) != len(schedules) - 1:
         raise ValueError(
             "`schedules` must be one more than `milestones`, and at least one; got"
             f" {len(schedules)} schedules and {len(milestones)} milestones."
         )
     for i, schedule in enumerate(schedules):
-        if not callable(schedule):
-            raise TypeError(
-                f"`schedules[{i}]` must be a function `step -> rate`; got {schedule!r}."
-            )
-    check_milestones(milestones)
+        _validate.function(
+            *(f"schedules[{i}]", schedule),
+            use="Give a schedule `step -> rate`, such as `constant_lr(0.1)`.",
+        )
 
     spans = list(zip((0, *milestones), (*milestones, None), schedules, strict=True))
 

@@ -38,7 +38,7 @@ def step_lr(lr: ArrayLike, step_size: int, gamma: ArrayLike = 0.1) -> Schedule:
         [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
     """
     check_counts(step_size=step_size)
-    lr, gamma = as_floats(lr, gamma)
+    lr, gamma = as_floats(lr=lr, gamma=gamma)
     return lambda step: lr * integer_power(gamma, as_step(step) // step_size)
 
 
@@ -64,13 +64,12 @@ def multi_step_lr(
         >>> multi_step_lr(1.0, [1, 3], gamma=0.5)(jnp.arange(5)).tolist()
         [1.0, 0.5, 0.5, 0.25, 0.25]
     """
-    milestones = tuple(sorted(milestones))
-    check_milestones(milestones)
-    lr, gamma = as_floats(lr, gamma)
+    drops_at = check_milestones(milestones, in_order=False)
+    lr, gamma = as_floats(lr=lr, gamma=gamma)
 
     def schedule(step):
         step = as_step(step)
-        drops = sum(((step >= m) for m in milestones), jnp.zeros_like(step))
+        drops = sum(((step >= m) for m in drops_at), jnp.zeros_like(step))
         return lr * integer_power(gamma, drops)
 
     return schedule
@@ -104,5 +103,5 @@ def constant_lr(
     """
     check_share(factor=factor)
     check_counts(total_iters=total_iters)
-    lr, factor = as_floats(lr, factor)
+    lr, factor = as_floats(lr=lr, factor=factor)
     return lambda step: jnp.where(as_step(step) < total_iters, lr * factor, lr)

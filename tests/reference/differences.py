@@ -11,6 +11,7 @@ OF_OUTER = 1e-11
 
 _CENTRAL = {-2: 1 / 12, -1: -8 / 12, 1: 8 / 12, 2: -1 / 12}
 _FORWARD = {0: -25 / 12, 1: 4.0, 2: -3.0, 3: 4 / 3, 4: -1 / 4}
+_KINK = {side * k: side * w / 2 for k, w in _FORWARD.items() if k for side in (1, -1)}
 _SECOND = {-2: -1 / 12, -1: 4 / 3, 0: -5 / 2, 1: 4 / 3, 2: -1 / 12}
 
 _ROUNDING = 2e-16
@@ -31,12 +32,14 @@ def check(
     """Raise unless `value` is the derivative at 0 of `f`, a function of a distance.
 
     Differences of fourth order are taken at smaller and smaller steps, starting from
-    `size`; the two neighbouring ones that agree best, whatever `value` is, decide.
+    `size`; the two neighbouring ones that agree best, whatever `value` is, decide. At
+    a `kink` the derivative is the mean of those on both sides.
 
     Returns:
         The relative disagreement.
     """
-    stencil = {"central": _CENTRAL, "forward": _FORWARD, "second": _SECOND}[kind]
+    stencils = {"central": _CENTRAL, "forward": _FORWARD, "kink": _KINK}
+    stencil = {**stencils, "second": _SECOND}[kind]
     power = 2 if kind == "second" else 1
     at_0 = f(0.0)
     best, spread, last = np.nan, np.inf, np.nan

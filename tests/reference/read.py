@@ -6,7 +6,7 @@
         row["name"], row["optimizer"], row["settings"], row["d_settings"]
 
 A case is a nested dict of numbers, strings, lists and read-only numpy arrays; pairs of
-settings (betas, etas, step_sizes) are tuples, as torch and jmeta take them.
+settings (betas, etas, Adafactor's eps, ...) are tuples, as torch and jmeta take them.
 """
 
 import functools
@@ -70,4 +70,5 @@ def _read(section: str, folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _is_pair(key: str, value: Any) -> bool:
-    return key in ("betas", "etas", "step_sizes") and isinstance(value, list)
+    pairs = ("betas", "eps", "etas", "ns_coefficients", "step_sizes")
+    return key in pairs and isinstance(value, list)

@@ -17,6 +17,7 @@ import numpy as np
 from . import (
     autograd,
     averages,
+    by_shape,
     corner_cases,
     hypergradients,
     lbfgs,
@@ -41,6 +42,7 @@ SECTIONS = {
     "corner_cases": corner_cases.record,
     "lbfgs": lbfgs.record,
     "sparse_adam": sparse_adam.record,
+    "by_shape": by_shape.record,
     "toy": toy.record,
     "maml": maml.record,
     "schedules": schedules.record,

@@ -12,6 +12,9 @@ from torch.nn.utils import clip_grad_norm_
 from .problems import Params, Problem
 from .updates import SETTINGS, UPDATES, safe_sqrt
 
+MACHINE_EPSILON = torch.finfo(torch.float64).eps
+"""What None stands for in Adafactor's `eps`."""
+
 Settings = dict[str, Any]
 """Numeric settings by place: `0/lr` of group 0, `step 2/lr` from step 2 on."""
 
@@ -54,7 +57,11 @@ class Run:
             for name in self.names_of_settings():
                 value = group[name]
                 pair = isinstance(value, tuple)
-                found[f"{g}/{name}"] = tuple(value) if pair else float(value)
+                found[f"{g}/{name}"] = (
+                    tuple(MACHINE_EPSILON if v is None else v for v in value)
+                    if pair
+                    else float(value)
+                )
         for t, override in enumerate(self.per_step or []):
             found |= {f"step {t}/{name}": value for name, value in override.items()}
         return found

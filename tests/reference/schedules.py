@@ -113,6 +113,20 @@ PARTS: dict[str, tuple[list[tuple[str, dict]], list[int]]] = {
         ],
         [15, 100],
     ),
+    "warmup_cosine": (
+        [
+            ("LinearLR", dict(start_factor=0.05, total_iters=30)),
+            ("CosineAnnealingLR", dict(T_max=150, eta_min=0.001)),
+        ],
+        [30],
+    ),
+    "warmup_cosine_factors": (
+        [
+            ("LinearLR", dict(start_factor=0.2, end_factor=0.8, total_iters=7)),
+            ("CosineAnnealingLR", dict(T_max=60)),
+        ],
+        [7],
+    ),
 }
 
 

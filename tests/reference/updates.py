@@ -176,6 +176,56 @@ def rprop(g: Tensor, p: Tensor, state: dict, hp: dict, flags: dict) -> Tensor:
     return p - g.sign() * size
 
 
+def _rms(x: Tensor) -> Tensor:
+    return safe_sqrt((x * x).mean())
+
+
+def adafactor(g: Tensor, p: Tensor, state: dict, hp: dict, flags: dict) -> Tensor:
+    g = -g if flags.get("maximize") else g
+    t = state["step"] = state.get("step", 0) + 1
+    weight = t ** hp["beta2_decay"]
+    lr, (eps1, eps2) = hp["lr"], hp["eps"]
+    rho = torch.minimum(lr, torch.tensor(t**-0.5))
+    alpha = torch.maximum(eps2, _rms(p)) * rho
+    p = p * (1 - lr * hp["weight_decay"])
+    if g.dim() > 1:
+        for key, axis in (("row_var", -1), ("col_var", -2)):
+            mean = (g * g).mean(axis, keepdim=True)
+            state[key] = torch.lerp(state.get(key, 0 * mean), mean, weight)
+        total = torch.maximum(state["row_var"].mean(-2, keepdim=True), eps1)
+        variance = state["row_var"] @ state["col_var"] / total
+    else:
+        old = state.get("variance", torch.zeros_like(g))
+        variance = state["variance"] = torch.lerp(old, g * g, weight)
+    update = g / torch.maximum(safe_sqrt(variance), eps1)
+    ratio = _rms(update) / hp["d"]
+    # where both meet, but for rounding, the mean of the slopes on both sides
+    if (ratio - 1).abs() < 1e-14:
+        clip = 1 + 0.5 * (ratio - ratio.detach())
+    else:
+        clip = ratio.clamp(min=1)
+    return p - alpha * update / clip
+
+
+def muon(g: Tensor, p: Tensor, state: dict, hp: dict, flags: dict) -> Tensor:
+    momentum, (a, b, c) = hp["momentum"], hp["ns_coefficients"]
+    old = state.get("momentum_buffer", torch.zeros_like(g))
+    buf = state["momentum_buffer"] = momentum * old + (1 - momentum) * g
+    x = (1 - momentum) * g + momentum * buf if flags.get("nesterov", True) else buf
+    tall = g.shape[0] > g.shape[1]
+    x = (x.T if tall else x) / torch.maximum(safe_sqrt((x * x).sum()), hp["eps"])
+    for _ in range(flags.get("ns_steps", 5)):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    rows, columns = g.shape
+    if flags.get("adjust_lr_fn") == "match_rms_adamw":
+        factor = 0.2 * max(rows, columns) ** 0.5
+    else:
+        factor = max(1, rows / columns) ** 0.5
+    p = p * (1 - hp["lr"] * hp["weight_decay"])
+    return p - hp["lr"] * factor * (x.T if tall else x)
+
+
 UPDATES = {
     "SGD": sgd,
     "Adam": adam,
@@ -188,6 +238,8 @@ UPDATES = {
     "Adamax": adamax,
     "ASGD": asgd,
     "Rprop": rprop,
+    "Adafactor": adafactor,
+    "Muon": muon,
 }
 
 # the numeric settings of each, in torch's order
@@ -203,4 +255,6 @@ SETTINGS = {
     "Adamax": "lr betas eps weight_decay",
     "ASGD": "lr lambd alpha t0 weight_decay",
     "Rprop": "lr etas step_sizes",
+    "Adafactor": "lr beta2_decay eps d weight_decay",
+    "Muon": "lr weight_decay momentum ns_coefficients eps",
 }
