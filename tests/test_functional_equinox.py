@@ -190,7 +190,7 @@ def test_neither_library_is_imported_before_it_is_given():
 
 OTHER = make_functional(eqx.nn.Linear(3, 2, key=KEY))
 USED = eqx.nn.make_with_state(Normalised)()
-INDEX = USED[0].norm.ema_state_index
+INDEX: Any = USED[0].norm.ema_state_index
 ERRORS = {
     "another tree": (
         lambda: OTHER[0]({"weight": X}, X[0]),

@@ -20,6 +20,7 @@ from jmeta.from_torch._match import (
     with_leaves,
 )
 from jmeta.from_torch._recurrent import is_recurrent
+from jmeta.from_torch._state_dict import of_optimizer
 
 
 def optimizer_state(
@@ -63,6 +64,7 @@ def optimizer_state(
         count of steps. torch keeps none for SGD and L-BFGS: that of `like` stays.
 
     Raises:
+        TypeError: `state_dict` is no dict.
         ValueError: The optimizers, their groups or parameters do not fit together;
             torch updated some parameters more often than others, where we count one
             step for all; or a parameter is recurrent: torch trains two biases a gate
@@ -90,7 +92,7 @@ def optimizer_state(
         transform the same ones.
     """
     names, flatten = names or {}, flatten or {}
-    torch_groups = state_dict["param_groups"]
+    torch_groups = of_optimizer(state_dict)["param_groups"]
     by_index = _names_by_index(torch_groups, parameter_names)
     check_names(list(by_index.values()), names, flatten)
     group_of = _groups_by_label(like, torch_groups, groups)

@@ -19,6 +19,7 @@ from . import (
     averages,
     corner_cases,
     hypergradients,
+    layers,
     lbfgs,
     maml,
     models,
@@ -49,6 +50,7 @@ SECTIONS = {
     "averages": averages.record,
     "modules": modules.record,
     "models": models.record,
+    "layers": layers.record,
     "autograd": autograd.record,
 }
 """Every section and the function that records its cases."""
