@@ -63,7 +63,11 @@ def as_in_flax(settings, axes):
         (d * (k - 1) - p, d * (k - 1) - p + o)
         for k, p, o, d in zip(kernel, padding, output_padding, dilation, strict=True)
     ]
-    options = {"padding": pads, "kernel_dilation": tuple(dilation), **DTYPE}
+    options: dict[str, Any] = {
+        "padding": pads,
+        "kernel_dilation": tuple(dilation),
+        **DTYPE,
+    }
     return tuple(kernel), tuple(strides), options | {"transpose_kernel": True}
 
 
@@ -74,12 +78,14 @@ def test_transposed_convolutions(name, library):
     weights = row["state_dict"]
     kernel, strides, options = as_in_flax(row["settings"], row["inputs"][0].ndim - 2)
     options["use_bias"] = "bias" in weights
-    channels = weights["weight"].shape[:2]
+    inputs, features = weights["weight"].shape[:2]
     if library == "linen":
-        module: Any = nn.ConvTranspose(channels[1], kernel, strides, **options)
+        module: Any = nn.ConvTranspose(features, kernel, strides, **options)
     else:
         rngs = nnx.Rngs(0)
-        module = nnx.ConvTranspose(*channels, kernel, strides, rngs=rngs, **options)
+        module = nnx.ConvTranspose(
+            inputs, features, kernel, strides, rngs=rngs, **options
+        )
     outputs = converted(module, weights, channels_last(row["inputs"][0]))
     # sums of up to 54 products of either sign
     assert_trees_close(outputs, channels_last(row["outputs"]), F64_SAME, 1e-14)
@@ -96,7 +102,7 @@ def test_attention(name, library):
     if "sequence_first" in name:
         inputs, outputs = [x.swapaxes(0, 1) for x in inputs], outputs.swapaxes(0, 1)
     features = [x.shape[-1] for x in inputs]
-    options = {"use_bias": "in_proj_bias" in weights, **DTYPE}
+    options: dict[str, Any] = {"use_bias": "in_proj_bias" in weights, **DTYPE}
     if library == "linen":
         module: Any = nn.MultiHeadDotProductAttention(2, **options)
     else:

@@ -36,7 +36,7 @@ def parameters(state_dict: Any = WEIGHTS, like: Any = LIKE, **kwargs: Any) -> An
 
 
 def optimizer_state(state_dict: Any = STATE, like: Any = None, **kwargs: Any) -> Any:
-    names = {"parameter_names": list(WEIGHTS)} | kwargs
+    names: dict[str, Any] = {"parameter_names": list(WEIGHTS)} | kwargs
     return from_torch.optimizer_state(
         state_dict, like or optim.sgd().init(LIKE), **names
     )
