@@ -13,6 +13,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import keystr, tree_leaves_with_path
 
 
 def count(name: str, value: Any, *, minimum: int = 0, use: str = "") -> None:
@@ -118,6 +119,17 @@ def key(name: str, value: Any) -> None:
         )
 
 
+def arrays(name: str, tree: Any, *, use: str = "") -> None:
+    """A pytree of arrays and numbers, one or more."""
+    _check_leaves(name, tree, "arrays", lambda dtype: True, use)
+
+
+def floats(name: str, tree: Any, *, use: str = "") -> None:
+    """A pytree of float (or complex) arrays, one or more, which can have a gradient."""
+    is_inexact = lambda dtype: jnp.issubdtype(dtype, jnp.inexact)
+    _check_leaves(name, tree, "float arrays", is_inexact, use)
+
+
 def kind(x: Any) -> str:
     """What something is, in the words of a message.
 
@@ -137,6 +149,33 @@ def kind(x: Any) -> str:
         return f"the function {getattr(x, '__name__', type(x).__name__)}"
     name = type(x).__name__
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def _check_leaves(name, tree, of, fits, use):
+    leaves = tree_leaves_with_path(tree)
+    if not leaves:
+        error = TypeError if tree is None else ValueError
+        raise error(
+            f"`{name}` must be a pytree of {of}, one or more; got {kind(tree)} without"
+            f" a leaf.{_then(use)}"
+        )
+    for path, leaf in leaves:
+        dtype = _numeric_dtype(leaf)
+        if dtype is None or not fits(dtype):
+            at = f" at the leaf {keystr(path)!r}" if path else ""
+            raise TypeError(
+                f"`{name}` must be a pytree of {of}; got {kind(leaf)}{at}.{_then(use)}"
+            )
+
+
+def _numeric_dtype(leaf):
+    """The dtype of what JAX can compute with; None of anything else."""
+    if isinstance(leaf, bool | int | float | complex):
+        return jnp.result_type(leaf)
+    if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
+        return None
+    is_numeric = isinstance(leaf, jax.Array) or leaf.dtype.kind not in "OSUVMm"
+    return leaf.dtype if is_numeric else None
 
 
 def _then(use: str) -> str:

@@ -1,15 +1,15 @@
 """What the algorithms share: adaptation to a task, its judgement, their checks."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import optax
-from flax import linen
 
-from jmeta import _check
+from jmeta import _check, _validate
+from jmeta._keys import keyed
 from jmeta._typing import Key, PyTree
+from jmeta.algorithms import _checks
 from jmeta.inner_loop import Run, inner_loop
 from jmeta.tasks import Task
 
@@ -76,42 +76,29 @@ def learner(
     A caller that draws keys, such as a training loop, gives one to every task loss;
     a model without randomness need not take it.
     """
+    _checks.apply_fn(apply_fn)
     _check.transform(tx)
     _check.steps(steps)
-    if not callable(apply_fn):
-        raise TypeError(
-            "`apply_fn` must be a function `apply_fn(params, inputs)`; got a"
-            f" {type(apply_fn).__name__}. Of a module make one: `apply_fn, params ="
-            " jmeta.make_functional(module, state=False)`."
-        )
-    if not callable(loss_fn):
-        raise TypeError(
-            "`loss_fn` must be a function `loss_fn(outputs, targets)`; got a"
-            f" {type(loss_fn).__name__}."
-        )
-    parameters = inspect.signature(_called(apply_fn)).parameters.values()
-    takes_key = any(p.name == "key" or p.kind is p.VAR_KEYWORD for p in parameters)
-
-    def call(params: PyTree, *inputs: PyTree, key: Key | None = None) -> PyTree:
-        keyed = takes_key and key is not None
-        return apply_fn(params, *inputs, **({"key": key} if keyed else {}))
-
-    return Learner(call, tx, steps, loss_fn)
+    _validate.function(
+        "loss_fn",
+        loss_fn,
+        use="Pass `loss_fn(outputs, targets)`, which gives a scalar.",
+    )
+    loss_fn = _checks.checked_loss("loss_fn", loss_fn)
+    return Learner(keyed("apply_fn", apply_fn), tx, steps, loss_fn)
 
 
-def _called(apply_fn):
-    """What gets the key: linen's `module.apply` hands all on to the module's call."""
-    module = getattr(apply_fn, "__self__", None)
-    return module.__call__ if isinstance(module, linen.Module) else apply_fn
-
-
-def check_task(task: Any) -> None:
-    """Refuse what is no `Task`."""
-    if not isinstance(task, Task):
-        raise TypeError(
-            "A task must be `jmeta.Task(support=(x, y), query=(x, y))`; got a"
-            f" {type(task).__name__}."
-        )
+def check_task(task: Any, key: Any) -> None:
+    """Refuse what is no `Task`, and what is no key."""
+    _checks.key(key)
+    must = "`jmeta.Task(support=(x, y), query=(x, y))`"
+    _validate.instance("task", task, Task, must)
+    for name, pair in zip(task._fields, task, strict=True):
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise TypeError(
+                f"`{name}` of a task must be a pair `(x, y)`; got"
+                f" {_validate.kind(pair)}. Make the task by {must}."
+            )
 
 
 def check_params(meta_params: Any, kind: type, maker: str) -> None:
