@@ -50,7 +50,7 @@ def per_axis(settings, name, default, axes):
     return value if isinstance(value, list | tuple) else [value] * axes
 
 
-def as_in_flax(settings, axes):
+def as_in_flax(settings, axes) -> tuple[Any, Any, dict[str, Any]]:
     """Arguments of Flax's ConvTranspose, as `from_torch.parameters` says."""
     kernel, strides, padding, output_padding, dilation = (
         per_axis(settings, name, default, axes)

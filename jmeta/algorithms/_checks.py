@@ -33,11 +33,14 @@ def apply_fn(value: Any) -> None:
 def adjoint(value: Any) -> None:
     """An object such as `Unroll()`, not its class."""
     must = "an adjoint, such as `Unroll()`, `ForwardMode()` or `Implicit()`"
-    if inspect.isclass(value) or not callable(value):
-        call = f" Call it: `{value.__name__}()`." * inspect.isclass(value)
+    if inspect.isclass(value):
         raise TypeError(
-            f"`adjoint` must be {must}; got {_validate.kind(value)}."
-            f"{call or ' Pass one of these.'}"
+            f"`adjoint` must be {must}; got {_validate.kind(value)}. Call it:"
+            f" `{value.__name__}()`."
+        )
+    if not callable(value):
+        raise TypeError(
+            f"`adjoint` must be {must}; got {_validate.kind(value)}. Pass one of these."
         )
 
 

@@ -10,7 +10,12 @@ from flax import nnx
 from jmeta import _validate
 from jmeta._tree import cast_like
 from jmeta._typing import Key, PyTree
-from jmeta.functional._base import apply_functions, check_same_leaves, leaf_names
+from jmeta.functional._base import (
+    apply_functions,
+    check_method,
+    check_same_leaves,
+    leaf_names,
+)
 from jmeta.functional._no_key import NO_KEY
 
 _OTHER_PARAMS = (
@@ -25,6 +30,10 @@ def from_equinox(
     """Split off the inexact arrays; put the module together for each call."""
     import equinox as eqx
 
+    must = "a module of Equinox"
+    use = "The model comes first: `make_functional(model, state)`."
+    _validate.instance("model", model, eqx.Module, must, use=use)
+    check_method(model, method)
     has_state = _has_state(model)
     _check_state(variables, has_state, type(model).__name__)
     variables = _copied(variables)

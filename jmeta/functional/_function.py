@@ -15,7 +15,7 @@ def from_function(model: Any, variables: PyTree, method: Any) -> tuple[Any, ...]
         raise TypeError(
             "`model` must be a Flax nnx or linen module, an Equinox module, a Haiku "
             "transform or a function `f(params, ...)`; got"
-            f" {_validate.kind(model)}.{_swapped(variables)}"
+            f" {_validate.kind(model)}.{_hint(model, variables)}"
         )
     if variables is None:
         raise ValueError(
@@ -39,9 +39,12 @@ def from_function(model: Any, variables: PyTree, method: Any) -> tuple[Any, ...]
     return model, variables
 
 
-def _swapped(variables: PyTree) -> str:
-    is_module = library(variables) is not None or callable(variables)
-    return " The model comes first: `make_functional(model, ...)`." * is_module
+def _hint(model: Any, variables: PyTree) -> str:
+    if isinstance(model, tuple | list) and model and callable(model[0]):
+        return " Pass its parts: `make_functional(*model)`."
+    if library(variables) is not None or callable(variables):
+        return " The model comes first: `make_functional(model, ...)`."
+    return " Pass one of these."
 
 
 def refuse_torch(model: Any) -> None:

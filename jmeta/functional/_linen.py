@@ -14,6 +14,7 @@ from jmeta._typing import PyTree
 from jmeta.functional._base import (
     NEW_VARIABLES,
     apply_functions,
+    check_method,
     check_same_leaves,
     leaf_names,
 )
@@ -40,6 +41,7 @@ def from_linen(
             f"`variables` must be a dict with an entry 'params'; got {got}. Pass all "
             'that `model.init` returned, or `{"params": params}`.'
         )
+    check_method(model, method)
     collections = unfreeze(dict(variables))
     params = collections.pop("params")
     collections.pop("intermediates", None)

@@ -12,6 +12,7 @@ from jmeta._typing import Key, PyTree
 from jmeta.functional._base import (
     NEW_VARIABLES,
     apply_functions,
+    check_method,
     check_same_leaves,
     leaf_names,
 )
@@ -27,6 +28,7 @@ def from_nnx(
     model: nnx.Module, wrt: Any, with_state: bool, method: Any
 ) -> tuple[Any, ...]:
     """Split off parameters, state and streams; put them together for each call."""
+    check_method(model, method)
     clone = nnx.clone(model, graph=True)
     nnx.pop(clone, nnx.Intermediate)  # what earlier calls sowed
     selected = wrt if isinstance(wrt, type) else nnx.All(nnx.Param, wrt)
