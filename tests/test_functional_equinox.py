@@ -44,9 +44,28 @@ class Mixed(eqx.Module):
         return self.activation(self.first(x))
 
     @eqx.filter_jit
+    def noisy(self, x, key):
+        return self.encode(x) + jax.random.normal(key)
+
+    @eqx.filter_jit
     def __call__(self, x, *, key=None):
         hidden = self.dropout(self.encode(x), key=key)
         return self.scale * self.second(hidden)[self.order] + self.offset
+
+
+class Counting(eqx.Module):
+    """A state that its call reads and writes as it is, without a mapping."""
+
+    weight: jax.Array
+    calls: eqx.nn.StateIndex
+
+    def __init__(self):
+        self.weight = jnp.array(2.0)
+        self.calls = eqx.nn.StateIndex(jnp.array(0.0))
+
+    def __call__(self, x, state):
+        calls = state.get(self.calls)
+        return self.weight * x + calls, state.set(self.calls, calls + 1)
 
 
 class Normalised(eqx.Module):
@@ -112,9 +131,32 @@ def test_a_missing_key_is_asked_for(method):
         apply_fn(params, X[0])
 
 
-def test_a_module_without_key_gives_a_function_without():
-    apply_fn, _ = make_functional(Mixed(), method="encode")
-    assert "key" not in inspect.signature(apply_fn).parameters
+@pytest.mark.parametrize(
+    ("method", "takes_key"),
+    [
+        *((None, True), ("noisy", True), ("encode", False)),
+        *(("dropout", True), ("activation", False)),
+        *((over_batch_keyed, True), (eqx.filter_jit(over_batch_keyed), True)),
+    ],
+)
+def test_a_function_takes_a_key_if_what_it_calls_does(method, takes_key):
+    model = Mixed()
+    apply_fn, params = make_functional(model, method=method)
+    assert ("key" in inspect.signature(apply_fn).parameters) == takes_key
+    keyed = {"key": KEY} if takes_key else {}
+    called = getattr(model, method or "__call__") if not callable(method) else None
+    x = X if callable(method) else X[0]
+    expected = called(x, **keyed) if called else method(model, x, **keyed)
+    assert_trees_close(apply_fn(params, x, **keyed), expected, F64_SAME)
+
+
+def test_a_call_takes_a_state_again_that_a_call_has_used():
+    model, state = eqx.nn.make_with_state(Counting)()
+    apply_fn, params, first = make_functional(model, state)
+    model(1.0, state)  # which makes the state that was given invalid
+    for _ in range(2):
+        outputs, second = apply_fn(params, first, 1.0)
+    assert (outputs, apply_fn(params, second, 1.0)[0]) == (2.0, 3.0)
 
 
 def test_hypergradients_are_those_of_a_plain_loop():

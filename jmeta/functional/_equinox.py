@@ -1,7 +1,9 @@
 """Equinox modules."""
 
+import dataclasses
+import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -34,18 +36,17 @@ def from_equinox(
     use = "The model comes first: `make_functional(model, state)`."
     _validate.instance("model", model, eqx.Module, must, use=use)
     check_method(model, method)
-    has_state = _has_state(model)
-    _check_state(variables, has_state, type(model).__name__)
+    has_state, name = _has_state(model), type(model).__name__
+    _check_state(variables, has_state, name)
     variables = _copied(variables)
     model = eqx.nn.delete_init_state(model)
     params, static = _partition(model, wrt)
-    called = _called(model, method)
-    takes = inspect.signature(called).parameters
+    takes = _parameters(model, method)
     if has_state and "state" not in takes:
         raise ValueError(
-            f"A stateful module must be called with `state`; got {_name(called)} with "
-            f"the parameters {list(takes)}. Pass `method=lambda model, x, state: ...`, "
-            "for one that is mapped over a batch."
+            f"A stateful module must be called with `state`; got a {name} that is"
+            f" called with the parameters {list(takes)}. Pass `method=lambda model, x,"
+            " state: ...`, for one that is mapped over a batch."
         )
     names, treedef = leaf_names(params), jax.tree.structure(params)
 
@@ -55,7 +56,8 @@ def from_equinox(
         module = eqx.combine(params, static)
         # a call makes the state that it is given invalid: it gets one of its own
         own = {"state": _copied(state)} if has_state else {}
-        outputs = _with_key(_called(module, method), args, kwargs | own, key)
+        called, parameter = _called(module, method), takes.get("key")
+        outputs = _with_key(called, parameter, args, kwargs | own, key)
         if not has_state:
             return outputs, state
         outputs, new_state = _split(outputs, eqx.nn.State)
@@ -125,36 +127,48 @@ def _partition(model: Any, wrt: Any) -> tuple[Any, Any]:
 
 
 def _called(module: Any, method: Any) -> Callable[..., Any]:
+    """What is called, with the module in it."""
+    if method is None:
+        return module
+    if isinstance(method, str):
+        return getattr(module, method)
+    return functools.partial(method, module)
+
+
+def _parameters(module: Any, method: Any) -> Mapping[str, inspect.Parameter]:
+    """The parameters of what is called, beside the module.
+
+    Those of a class's function: bound to a module, a jitted one does not show them.
+    """
+    if method is not None and not isinstance(method, str):
+        return _after(1, method)
+    name = method or "__call__"
     if method is None and not callable(module):
         raise TypeError(
             "`model` must be called, or `method` says what to call; got a "
             f"{type(module).__name__} without `__call__`. Pass `method=`."
         )
-    if method is None:
-        return module
-    if isinstance(method, str):
-        return getattr(module, method)
-    return _Bound(method, module)
+    if name not in {field.name for field in dataclasses.fields(module)}:
+        return _after(1, getattr(type(module), name))
+    value = getattr(module, name)
+    is_function = inspect.isroutine(inspect.unwrap(value))
+    return _after(0, value) if is_function else _parameters(value, None)
 
 
-class _Bound:
-    """A function of a module and more, with the module given."""
-
-    def __init__(self, function: Callable[..., Any], module: Any):
-        self.function, self.module = function, module
-        signature = inspect.signature(function)
-        rest = list(signature.parameters.values())[1:]
-        self.__signature__ = signature.replace(parameters=rest)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(self.module, *args, **kwargs)
+def _after(count: int, function: Any) -> dict[str, inspect.Parameter]:
+    """The parameters of a function that come after so many."""
+    parameters = inspect.signature(inspect.unwrap(function)).parameters
+    return dict(list(parameters.items())[count:])
 
 
 def _with_key(
-    called: Callable[..., Any], args: Any, kwargs: dict[str, Any], key: Key | None
+    called: Callable[..., Any],
+    parameter: inspect.Parameter | None,
+    args: Any,
+    kwargs: dict[str, Any],
+    key: Key | None,
 ) -> Any:
     """Pass the key to a function that has a parameter of this name."""
-    parameter = inspect.signature(called).parameters.get("key")
     if parameter is None:
         return called(*args, **kwargs)
     if key is not None:
@@ -177,7 +191,3 @@ def _split(result: Any, kind: type) -> tuple[Any, Any]:
         "A stateful module must give `(outputs, state)`, as Equinox's own layers do; "
         f"got {_validate.kind(result)}. Return the state that the last layer gave."
     )
-
-
-def _name(called: Any) -> str:
-    return getattr(called, "__qualname__", type(called).__name__)
