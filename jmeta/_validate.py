@@ -174,8 +174,9 @@ def _numeric_dtype(leaf):
         return jnp.result_type(leaf)
     if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
         return None
-    is_numeric = isinstance(leaf, jax.Array) or leaf.dtype.kind not in "OSUVMm"
-    return leaf.dtype if is_numeric else None
+    # numpy knows bfloat16 as no number of its own
+    of_jax = isinstance(leaf, jax.Array) or leaf.dtype == bool
+    return leaf.dtype if of_jax or jnp.issubdtype(leaf.dtype, np.number) else None
 
 
 def _then(use: str) -> str:
