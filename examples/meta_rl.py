@@ -21,6 +21,8 @@ import jmeta
 
 CELLS, HORIZON, EPISODES, UPDATES = 7, 20, 32, 5
 TX = jmeta.optim.sgd()
+discount_of = lambda free: jax.nn.sigmoid(free[0])  # of the two learned numbers
+rate_of = lambda free: {"lr": jnp.exp(free[1])}
 
 
 def episode(logits, key):
@@ -51,41 +53,39 @@ def policy_loss(logits, discount, key):
     return -gains.sum() / EPISODES, rewards.sum() / EPISODES
 
 
-def settings_of(free):
-    return {"discount": jax.nn.sigmoid(free[0]), "lr": jnp.exp(free[1])}
+def objective(logits, task, meta_params, key):
+    """What an update descends on: new episodes, and a little entropy."""
+    negative_entropy = jax.nn.softmax(logits) * jax.nn.log_softmax(logits)
+    loss, _ = policy_loss(logits, discount_of(meta_params), key)
+    return loss + 0.01 * negative_entropy.sum() / CELLS
 
 
-def train(logits, settings, key):
-    """The inner loop: five updates, each by new episodes and a little entropy."""
+def outer(logits, task, key):
+    """What the settings descend on: new episodes, and the far reward nearly in full."""
+    loss, total = policy_loss(logits, 0.99, key)
+    return loss, (logits, total)
 
-    def objective(logits, key):
-        negative_entropy = jax.nn.softmax(logits) * jax.nn.log_softmax(logits)
-        loss = policy_loss(logits, settings["discount"], key)[0]
-        return loss + 0.01 * negative_entropy.sum() / CELLS
 
-    options = {"key": key, "hyperparams": {"lr": settings["lr"]}}
-    return jmeta.inner_loop(objective, logits, TX, UPDATES, **options).params
+NAMED = {"outer": outer, "init": lambda free, agent: agent, "hyperparams": rate_of}
+task_loss = jmeta.algorithms.adapted(objective, TX, UPDATES, has_aux=True, **NAMED)
 
 
 def live(key, discount, meta_lr, meta_steps):
     """Return, discount and rate of an agent after each five updates."""
     tx = optax.adam(meta_lr)
 
-    def meta_loss(free, logits, key):
-        logits = train(logits, settings_of(free), key)
-        loss, total = policy_loss(logits, 0.99, jax.random.fold_in(key, UPDATES))
-        return loss, (logits, total)
-
     def meta_step(carry, key):
         free, logits, opt_state = carry
-        grads, (logits, total) = jax.grad(meta_loss, has_aux=True)(free, logits, key)
+        grads, aux = jax.grad(task_loss, has_aux=True)(free, logits, key)
+        logits, total = aux.outputs
         updates, opt_state = tx.update(grads, opt_state)
-        carry = free + updates, logits, opt_state
-        return carry, settings_of(carry[0]) | {"return": total}
+        free += updates
+        seen = {"discount": discount_of(free), "return": total, **rate_of(free)}
+        return (free, logits, opt_state), seen
 
     free = jnp.log(jnp.array([discount / (1 - discount), 0.1]))
-    carry = free, jnp.zeros((CELLS, 2)), tx.init(free)
-    return jax.lax.scan(meta_step, carry, jax.random.split(key, meta_steps))[1]
+    start = free, jnp.zeros((CELLS, 2)), tx.init(free)
+    return jax.lax.scan(meta_step, start, jax.random.split(key, meta_steps))[1]
 
 
 def draw(lives, path):

@@ -256,18 +256,18 @@ FLAT: dict[str, Any] = {"ways": 2, "shots": 1, "queries": 1}
         (
             lambda: data.from_arrays(IMAGES, LABELS, ways=2, shots=0),
             ValueError,
-            "`shots` must be an integer from 1; got 0",
+            "`shots` must be at least 1; got 0",
         ),
         (lambda: data.sinusoid(queries=0), ValueError, "`queries` must be .* got 0"),
         (
             lambda: data.harmonics(shots=cast(int, 2.5)),
-            ValueError,
+            TypeError,
             "`shots` must be .* got 2.5",
         ),
         (
             lambda: data.batch(data.sinusoid(), 0),
             ValueError,
-            "`size` must be an integer from 1",
+            "`size` must be at least 1",
         ),
     ],
 )

@@ -50,6 +50,34 @@ def test_a_damaged_cache_is_made_again(damage, own_cache):
     assert list(own_cache.iterdir()) == [path]
 
 
+FOREIGN = {
+    "zeroed": {"a": np.zeros(1000, int), "b": ARRAYS["b"]},
+    "another length": {"a": np.arange(999), "b": ARRAYS["b"]},
+    "another type": {"a": np.arange(1000.0), "b": ARRAYS["b"]},
+    "swapped": {"a": ARRAYS["b"], "b": ARRAYS["a"]},
+    "more": {**ARRAYS, "c": np.zeros(1)},
+}
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_whole_archive_of_other_contents_is_made_again(name, signed, own_cache):
+    _cache.cached("x.npz", ARRAYS, lambda: ARRAYS)
+    path = own_cache / "x.npz"
+    with np.load(path) as stored:
+        checksum = {"sha256": stored["sha256"]} if signed else {}
+    np.savez_compressed(path, **FOREIGN[name], **checksum)
+    assert _cache.cached("x.npz", ARRAYS, lambda: ARRAYS) is ARRAYS
+    assert np.array_equal(_cache.cached("x.npz", ARRAYS, _never)["a"], ARRAYS["a"])
+
+
+def test_a_folder_in_the_way_is_told_of(own_cache):
+    (own_cache / "x.npz" / "inside").mkdir(parents=True)
+    with pytest.warns(UserWarning, match="cannot be written"):
+        assert _cache.cached("x.npz", ARRAYS, lambda: ARRAYS) is ARRAYS
+    assert [path.name for path in own_cache.iterdir()] == ["x.npz"]
+
+
 def test_no_damage_comes_through(own_cache):
     _cache.cached("x.npz", ARRAYS, lambda: ARRAYS)
     path = own_cache / "x.npz"

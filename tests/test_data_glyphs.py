@@ -186,7 +186,10 @@ def test_distorted_letters_stay_in_the_picture():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"split": "valid"}, "`split` must be one of train, validation, test; got"),
+        (
+            {"split": "valid"},
+            "`split` must be 'train' or 'validation' or 'test'; got 'valid'",
+        ),
         ({"shots": 8}, "`shots [+] queries`=13 images.* has 12"),
         ({"split": "test", "ways": 300}, "at least `ways`=300 classes"),
     ],

@@ -137,7 +137,7 @@ ERRORS = {
     "a linen module alone": (
         lambda f, d: monkeypatch(linen.Dense(2)),
         ValueError,
-        "A linen module needs its variables",
+        "A linen module needs its `variables`",
     ),
     "no transform": (
         lambda f, d: get_diff_optim(wrong(0.1), 1.0),

@@ -27,8 +27,9 @@ NAMESPACES = {
         Adjoint FixedPoint ForwardMode Implicit Root StationaryPoint Unroll proximal
     """,
     "jmeta.algorithms": """
-        Adapted MAMLPlusPlusParams MetaSGDParams anil imaml maml maml_plus_plus
-        maml_plus_plus_params meta_sgd meta_sgd_params msl_weights reptile
+        Adapted MAMLPlusPlusParams MetaSGDParams adapted anil imaml maml
+        maml_plus_plus maml_plus_plus_params meta_sgd meta_sgd_params msl_weights
+        reptile
     """,
     "jmeta.data": """
         FewShot batch from_arrays from_folder glyphs harmonics sinusoid

@@ -28,6 +28,7 @@ KEYS = {
     "averages": "kind decay params shadow average outer d_decay d_lr d_params",
     "modules": "state_dict outputs outputs_eval middle next",
     "models": "params x y outputs outer final d_settings d_params",
+    "layers": "doc inputs state_dict outputs",
     "autograd": "doc",
 }
 

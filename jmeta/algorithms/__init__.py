@@ -2,10 +2,12 @@
 
 Every builder gives a pure `task_loss(meta_params, task, key=None) -> (loss, aux)`, with
 `aux` an `Adapted`: for `task_value_and_grad`, for `task_map`, for any outer optimizer.
-To evaluate with another number of steps, build with that number.
+To evaluate with another number of steps, build with that number. `adapted` builds one
+from any two objectives, without outputs and targets.
 """
 
 from jmeta.algorithms._base import Adapted as Adapted
+from jmeta.algorithms.adapted import adapted as adapted
 from jmeta.algorithms.anil import anil as anil
 from jmeta.algorithms.imaml import imaml as imaml
 from jmeta.algorithms.maml import maml as maml

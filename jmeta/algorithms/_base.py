@@ -9,6 +9,7 @@ import optax
 from jmeta import _check, _validate
 from jmeta._keys import keyed
 from jmeta._typing import Key, PyTree
+from jmeta.algorithms import _checks
 from jmeta.inner_loop import Run, inner_loop
 from jmeta.tasks import Task
 
@@ -75,24 +76,18 @@ def learner(
     A caller that draws keys, such as a training loop, gives one to every task loss;
     a model without randomness need not take it.
     """
-    _validate.function(
-        "apply_fn",
-        apply_fn,
-        use="Of a module make one: `apply_fn, params = jmeta.make_functional(module,"
-        " state=False)`.",
-    )
+    _checks.apply_fn(apply_fn)
     _validate.transform("tx", tx)
     _check.steps(steps)
-    _validate.function(
-        "loss_fn",
-        loss_fn,
-        use="Pass `loss_fn(outputs, targets)`, which gives a scalar.",
-    )
+    use = "Pass `loss_fn(outputs, targets)`, which gives a scalar."
+    _validate.function("loss_fn", loss_fn, use=use)
+    loss_fn = _checks.checked_loss("loss_fn", loss_fn)
     return Learner(keyed("apply_fn", apply_fn), tx, steps, loss_fn)
 
 
-def check_task(task: Any) -> None:
-    """Refuse what is no `Task`."""
+def check_task(task: Any, key: Any) -> None:
+    """Refuse what is no `Task`, and what is no key."""
+    _checks.key(key)
     must = "`jmeta.Task(support=(x, y), query=(x, y))`"
     _validate.instance("task", task, Task, must)
     for name, pair in zip(task._fields, task, strict=True):

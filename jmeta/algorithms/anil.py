@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import optax
 
+from jmeta import _validate
 from jmeta._typing import Key, Path, PyTree
 from jmeta.adjoint import Adjoint, Unroll
 from jmeta.algorithms._base import Adapted, TaskLoss, check_task, learner
@@ -62,11 +63,14 @@ def anil(
         effectiveness of MAML, arXiv:1909.09157.
     """
     model = learner(apply_fn, tx, steps, loss_fn)
+    _validate.adjoint("adjoint", adjoint)
+    use = "Pass `lambda path: path[0] == 'head'` or the like."
+    _validate.function("trainable", trainable, use=use)
 
     def task_loss(
         params: PyTree, task: Task, key: Key | None = None
     ) -> tuple[jax.Array, Adapted]:
-        check_task(task)
+        check_task(task, key)
         run = model.adapt(params, task, key, trainable=trainable, adjoint=adjoint)
         loss, outputs = model.judge(run.params, task, key)
         return loss, Adapted(outputs, run.losses)

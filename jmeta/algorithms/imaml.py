@@ -7,6 +7,7 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
+from jmeta import _validate
 from jmeta._typing import Key, PyTree
 from jmeta.adjoint import Adjoint, Implicit, proximal
 from jmeta.algorithms._base import Adapted, TaskLoss, check_task, learner
@@ -62,21 +63,26 @@ def imaml(
         arXiv:1909.04630.
     """
     model = learner(apply_fn, tx, steps, loss_fn)
+    _validate.adjoint("adjoint", adjoint)
+    _validate.number("weight", weight, low=0.0)
 
     def task_loss(
         params: PyTree, task: Task, key: Key | None = None
     ) -> tuple[jax.Array, Adapted]:
-        check_task(task)
+        check_task(task, key)
         inputs, targets = task.support
         support_key = None if key is None else jax.random.fold_in(key, 0)
 
         def objective(phi: PyTree) -> tuple[jax.Array, jax.Array]:
-            loss = loss_fn(model.apply_fn(phi, inputs, key=support_key), targets)
+            outputs = model.apply_fn(phi, inputs, key=support_key)
+            loss = model.loss_fn(outputs, targets)
             return loss + proximal(phi, params, weight), loss
 
         start = jax.lax.stop_gradient(params)
         run = inner_loop(objective, start, tx, steps, has_aux=True, adjoint=adjoint)
         loss, outputs = model.judge(run.params, task, key)
-        return loss, Adapted(outputs, run.aux, run.residual)
+        # without a step there is no aux, and no loss before one
+        losses = run.aux if steps else run.losses
+        return loss, Adapted(outputs, losses, run.residual)
 
     return task_loss

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import optax
 
+from jmeta import _validate
 from jmeta._typing import Key, PyTree
 from jmeta.adjoint import Adjoint, Unroll
 from jmeta.algorithms._base import Adapted, TaskLoss, check_task, learner
@@ -57,11 +58,12 @@ def maml(
         networks, arXiv:1703.03400.
     """
     model = learner(apply_fn, tx, steps, loss_fn)
+    _validate.adjoint("adjoint", adjoint)
 
     def task_loss(
         params: PyTree, task: Task, key: Key | None = None
     ) -> tuple[jax.Array, Adapted]:
-        check_task(task)
+        check_task(task, key)
         run = model.adapt(params, task, key, adjoint=adjoint)
         loss, outputs = model.judge(run.params, task, key)
         return loss, Adapted(outputs, run.losses)

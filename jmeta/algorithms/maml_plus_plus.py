@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
+from jmeta import _validate
 from jmeta._settings import PerLeaf
 from jmeta._tree import strong
 from jmeta._typing import Key, PyTree
@@ -51,11 +52,20 @@ def maml_plus_plus_params(
         lr: Initial rate, a scalar.
         state: The third of what `make_functional(model)` gives for a BatchNorm model.
 
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: `steps` below 1.
+
     Example:
         >>> import jax.numpy as jnp
         >>> maml_plus_plus_params({"w": jnp.zeros((2, 3))}, steps=5).lr["w"].shape
         (5,)
     """
+    _validate.floats("params", params, use="Pass the initial weights.")
+    _validate.count("steps", steps, minimum=1)
+    _validate.number("lr", lr)
+    if state is not None:
+        _validate.arrays("state", state, use="Pass BatchNorm's statistics, or nothing.")
     params, state = strong((params, state))
     rates = jax.tree.map(lambda w: jnp.full((steps,), lr, w.dtype), params)
     repeat = lambda x: jnp.broadcast_to(x, (steps, *x.shape))
@@ -76,10 +86,17 @@ def msl_weights(steps: int, epoch: ArrayLike, epochs: int) -> jax.Array:
     Returns:
         Shape `[steps]`, of sum 1.
 
+    Raises:
+        TypeError: `steps` or `epochs` that are no Python integers.
+        ValueError: One of them below 1, or `epoch` below 0.
+
     Example:
         >>> [msl_weights(4, epoch, epochs=2).tolist() for epoch in (0, 1, 2)]
         [[0.25, 0.25, 0.25, 0.25], [0.125, 0.125, 0.125, 0.625], [0.0, 0.0, 0.0, 1.0]]
     """
+    _validate.count("steps", steps, minimum=1)
+    _validate.number("epoch", epoch, low=0)
+    _validate.count("epochs", epochs, minimum=1)
     share = jnp.maximum(1 - jnp.asarray(epoch) / epochs, 0.03)
     early = jnp.where(jnp.asarray(epoch) < epochs, share, 0.0) / steps
     return jnp.full((steps,), early).at[-1].set(1 - (steps - 1) * early)
@@ -140,12 +157,13 @@ def maml_plus_plus(
         code the query after step t shares statistics t with the step.
     """
     model = learner(apply_fn, tx, steps, loss_fn)
+    _validate.adjoint("adjoint", adjoint)
     _check_weights(step_weights, steps)
 
     def task_loss(
         meta_params: MAMLPlusPlusParams, task: Task, key: Key | None = None
     ) -> tuple[jax.Array, Adapted]:
-        check_task(task)
+        check_task(task, key)
         check_params(meta_params, MAMLPlusPlusParams, "maml_plus_plus_params")
         rates, states = _at_steps((meta_params.lr, meta_params.state), steps)
         run = inner_loop(

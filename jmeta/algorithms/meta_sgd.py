@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from jmeta import _validate
 from jmeta._settings import PerLeaf
 from jmeta._tree import strong
 from jmeta._typing import Key, PyTree
@@ -42,11 +43,16 @@ def meta_sgd_params(params: PyTree, lr: ArrayLike = 0.01) -> MetaSGDParams:
         params: Initial weights.
         lr: Initial rate, a scalar.
 
+    Raises:
+        TypeError: `params` that are no floats, `lr` that is no number.
+
     Example:
         >>> import jax.numpy as jnp
         >>> meta_sgd_params({"w": jnp.zeros(2)}, lr=0.5).lr["w"].tolist()
         [0.5, 0.5]
     """
+    _validate.floats("params", params, use="Pass the initial weights.")
+    _validate.number("lr", lr)
     params = strong(params)
     return MetaSGDParams(params, jax.tree.map(lambda w: jnp.full_like(w, lr), params))
 
@@ -96,11 +102,12 @@ def meta_sgd(
         arXiv:1707.09835.
     """
     model = learner(apply_fn, tx, steps, loss_fn)
+    _validate.adjoint("adjoint", adjoint)
 
     def task_loss(
         meta_params: MetaSGDParams, task: Task, key: Key | None = None
     ) -> tuple[jax.Array, Adapted]:
-        check_task(task)
+        check_task(task, key)
         check_params(meta_params, MetaSGDParams, "meta_sgd_params")
         params, rates = meta_params.params, {"lr": PerLeaf(meta_params.lr)}
         run = model.adapt(params, task, key, hyperparams=rates, adjoint=adjoint)

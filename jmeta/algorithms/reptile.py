@@ -63,7 +63,7 @@ def reptile(
     def task_loss(
         params: PyTree, task: Task, key: Key | None = None
     ) -> tuple[jax.Array, Adapted]:
-        check_task(task)
+        check_task(task, key)
         run = model.adapt(jax.lax.stop_gradient(params), task, key)
         adapted = jax.lax.stop_gradient(run.params)
         outputs = model.judge(adapted, task, key)[1]

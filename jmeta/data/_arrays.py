@@ -1,9 +1,12 @@
 """Few-shot tasks from images and labels in memory."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jmeta import _validate
 from jmeta.data import _checks
 from jmeta.data._sampling import FewShot
 
@@ -46,7 +49,7 @@ def from_arrays(
     Raises:
         ValueError: Fewer classes than `ways`; a class of fewer images than `shots +
             queries`; shapes that do not fit; `rotations` of images that are not square.
-        TypeError: Integers that are not uint8.
+        TypeError: Integers that are not uint8, or no arrays.
 
     Example:
         >>> import jax, numpy as np
@@ -56,8 +59,10 @@ def from_arrays(
         >>> task.support[0].shape, task.query[1].tolist()
         ((6, 8, 8, 1), [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2])
     """
-    _checks.at_least_one(ways=ways, shots=shots, queries=queries)
-    pixels, targets = _as_pixels(np.asarray(images)), np.asarray(labels)
+    _checks.counts(ways=ways, shots=shots, queries=queries)
+    _validate.flag("rotations", rotations)
+    _checks.distortion(distortion)
+    pixels, targets = _as_pixels(_array("images", images)), _array("labels", labels)
     if targets.shape != (len(pixels),):
         raise ValueError(
             f"`labels` must have one entry for each of the {len(pixels)} images; got"
@@ -81,6 +86,22 @@ def from_arrays(
         rotations=rotations,
         distortion=distortion,
     )
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    use = "Pass arrays of one shape, stacked: `np.stack(images)`."
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # lists of unequal lengths
+        raise ValueError(
+            f"`{name}` must be an array; got {_validate.kind(value)} of unequal shapes."
+            f" {use}"
+        ) from error
+    if array.dtype == object:
+        raise TypeError(
+            f"`{name}` must be an array; got {_validate.kind(value)}. {use}"
+        )
+    return array
 
 
 def _as_pixels(images: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Arrays that are computed once and kept under the user's cache directory."""
 
 import contextlib
+import hashlib
 import os
 import pathlib
 import sys
@@ -12,6 +13,9 @@ from typing import BinaryIO
 import numpy as np
 
 Arrays = dict[str, np.ndarray]
+
+_CHECKSUM = "sha256"
+"""The entry that says what the others were when they were written."""
 
 
 def folder() -> pathlib.Path:
@@ -31,8 +35,8 @@ def cached(name: str, names: Collection[str], make: Callable[[], Arrays]) -> Arr
     """The arrays of a file, or those that `make` gives, which are then kept there.
 
     The file is written beside its place and moved there, so it is whole or not there,
-    also when several processes make it at once or one of them is killed. A damaged one,
-    which its checksums tell, is made again.
+    also when several processes make it at once or one of them is killed. It holds a
+    checksum of the arrays: one that is damaged, or not of ours, is made again.
 
     Args:
         name: The file's name; it changes with whatever changes the arrays.
@@ -50,25 +54,37 @@ def cached(name: str, names: Collection[str], make: Callable[[], Arrays]) -> Arr
 def _read(path: pathlib.Path) -> Arrays | None:
     try:
         # opened here: `np.load` leaves a file open that is no archive
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = dict(stored)
+        written = arrays.pop(_CHECKSUM).item()
     except Exception:  # a damaged archive raises almost anything
         return None
+    return arrays if written == _checksum(arrays) else None
 
 
 def _write(path: pathlib.Path, arrays: Arrays) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _replacing(path) as file:
-            np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]
+            signed = arrays | {_CHECKSUM: np.array(_checksum(arrays))}
+            np.savez_compressed(file, **signed)  # pyright: ignore[reportArgumentType]
     except OSError as error:
         # on Windows a file that another process reads cannot be replaced, nor need it
-        if not path.exists():
+        if _read(path) is None:
             warnings.warn(
                 f"`{path}` cannot be written ({error}), so it is computed again in each"
                 " process. Set XDG_CACHE_HOME to a folder that can be written to.",
                 stacklevel=4,
             )
+
+
+def _checksum(arrays: Arrays) -> str:
+    """A digest of names, types, shapes and contents, whatever their order."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -2,15 +2,43 @@
 
 from typing import Any
 
+import jax.core
 import numpy as np
 
+from jmeta import _validate
 
-def at_least_one(**counts: Any) -> None:
+
+def counts(**values: Any) -> None:
     """Each of the named counts is a Python integer from 1."""
-    for name, count in counts.items():
-        whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
-        if not whole or count < 1:
-            raise ValueError(f"`{name}` must be an integer from 1; got {count!r}.")
+    for name, value in values.items():
+        _validate.count(name, value, minimum=1)
+
+
+def interval(name: str, value: Any) -> None:
+    """A lowest and a highest number."""
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise TypeError(
+            f"`{name}` must be a pair, the lowest and the highest; got"
+            f" {_validate.kind(value)}. Pass `{name}=(low, high)`."
+        )
+    for bound in value:
+        _validate.number(name, bound, use=f"Pass `{name}=(low, high)`.")
+    if all(not isinstance(bound, jax.core.Tracer) for bound in value):
+        low, high = value
+        if low > high:
+            raise ValueError(
+                f"`{name}` must have its lowest first; got ({low}, {high}). Swap them."
+            )
+
+
+def distortion(value: Any) -> None:
+    """A number from 0, which decides what is compiled."""
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError(
+            "`distortion` must be a Python number, known before tracing; got a traced"
+            " value. Make a sampler for each."
+        )
+    _validate.number("distortion", value, low=0.0)
 
 
 def enough(names: Any, counts: np.ndarray, ways: int, shots: int, queries: int) -> None:

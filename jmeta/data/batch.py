@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import jax
 
+from jmeta import _validate
 from jmeta._typing import Key
-from jmeta.data._checks import at_least_one
 from jmeta.tasks import Task
 
 
@@ -21,6 +21,7 @@ def batch(sample: Callable[[Key], Task], size: int) -> Callable[[Key], Task]:
         `task_value_and_grad` and `task_map` take.
 
     Raises:
+        TypeError: `sample` is no function, `size` no integer.
         ValueError: `size` is below 1.
 
     Example:
@@ -29,5 +30,13 @@ def batch(sample: Callable[[Key], Task], size: int) -> Callable[[Key], Task]:
         >>> sample(jax.random.key(0)).support[0].shape
         (32, 5, 1)
     """
-    at_least_one(size=size)
-    return lambda key: jax.vmap(sample)(jax.random.split(key, size))
+    _validate.function(
+        "sample", sample, use="Pass what `jmeta.data.sinusoid()` or its like returned."
+    )
+    _validate.count("size", size, minimum=1)
+
+    def sample_batch(key: Key) -> Task:
+        _validate.key("key", key)
+        return jax.vmap(sample)(jax.random.split(key, size))
+
+    return sample_batch

@@ -5,11 +5,10 @@ import pathlib
 
 import numpy as np
 
-from jmeta.data import _checks
+from jmeta import _validate
+from jmeta.data import _checks, _files, _pixels
 from jmeta.data._arrays import from_arrays
 from jmeta.data._sampling import FewShot
-
-_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 def from_folder(
@@ -28,8 +27,9 @@ def from_folder(
 
     Every folder that holds images is a class, at any depth: mini-ImageNet's
     `train/n01532829/*.jpg` as well as Omniglot's
-    `images_background/Greek/character01/*.png`. A split is a folder of its own. With
-    Pillow, which comes with matplotlib.
+    `images_background/Greek/character01/*.png`. A split is a folder of its own. Links
+    are followed; hidden files and folders, such as `._x.png`, are passed over, and so
+    is what is not named as an image. With Pillow, which comes with matplotlib.
 
         from_folder("omniglot/images_background", invert=True, rotations=True)
         from_folder("mini-imagenet/train", size=84, channels=3, queries=15)
@@ -40,7 +40,8 @@ def from_folder(
         shots: Images of each class to adapt to, K.
         queries: Images of each class to judge by, Q.
         size: Height and width that images are resized to, in pixels.
-        channels: 1 for grey, 3 for colours.
+        channels: 1 for grey, 3 for colours. Transparency is left out. Greys of 16 bits
+            keep them: 65535 is 1.
         invert: Turn black to white, for dark ink on white paper such as Omniglot's.
         rotations: As in `from_arrays`.
         distortion: As in `from_arrays`.
@@ -51,8 +52,10 @@ def from_folder(
 
     Raises:
         FileNotFoundError: There is no such folder, or no image in it.
-        ValueError: Fewer classes than `ways`; a class of fewer images than `shots +
-            queries`; `channels` that are neither 1 nor 3.
+        ValueError: Images that cannot be read, all of them named with the reason, such
+            as damaged or empty ones, links that lead nowhere or back; fewer classes
+            than `ways`; a class of fewer images than `shots + queries`; `channels` that
+            are neither 1 nor 3.
 
     Example:
         >>> import jax, pathlib, tempfile
@@ -66,22 +69,20 @@ def from_folder(
         >>> sample(jax.random.key(0)).query[0].shape
         (6, 28, 28, 1)
     """
-    _checks.at_least_one(size=size)
-    if channels not in (1, 3):
-        raise ValueError(
-            f"`channels` must be 1 (grey) or 3 (colours); got {channels!r}."
-        )
+    _validate.instance("path", path, (str, os.PathLike), "a folder's name or path")
+    _validate.count("size", size, minimum=1)
+    _validate.one_of("channels", channels, (1, 3))
+    _validate.flag("invert", invert)
+    _checks.counts(ways=ways, shots=shots, queries=queries)
     root = pathlib.Path(path)
-    files = sorted(file for file in root.rglob("*") if file.suffix.lower() in _SUFFIXES)
-    if not files:
-        what = "has no image in it" if root.is_dir() else "is no folder"
+    if not root.is_dir():
         raise FileNotFoundError(
-            f"`path` must be a folder with a folder of images for each class; {root}"
-            f" {what}."
+            f"`path` must be a folder with a folder of images for each class; {root} is"
+            f" {'a file' if root.is_file() else 'no folder'}."
         )
-    images = np.stack([_read(file, size, channels) for file in files])
+    files, images = _read_all(root, size, channels)
     return from_arrays(
-        255 - images if invert else images,
+        _inverted(images) if invert else images,
         np.array([str(file.parent.relative_to(root)) for file in files]),
         ways=ways,
         shots=shots,
@@ -91,10 +92,45 @@ def from_folder(
     )
 
 
-def _read(file: pathlib.Path, size: int, channels: int) -> np.ndarray:
-    """An image as `[size, size, channels]`, uint8."""
-    from PIL import Image
+def _read_all(
+    root: pathlib.Path, size: int, channels: int
+) -> tuple[list[pathlib.Path], np.ndarray]:
+    """The files and their images `[M, size, size, channels]`, all or none of them."""
+    files, problems = _files.find(root)
+    images = []
+    for file in files:
+        try:
+            images.append(_pixels.read(file, size, channels))
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged image raises almost anything
+            problems[file] = _reason(error)
+    if problems:
+        listed = (
+            f"\n  {path.relative_to(root)}: {why}"
+            for path, why in sorted(problems.items())
+        )
+        raise ValueError(
+            f"`path` must be a folder whose images can all be read; in {root} these"
+            f" cannot. Repair, move or delete them.{''.join(listed)}"
+        )
+    if not images:
+        raise FileNotFoundError(
+            f"`path` must be a folder with a folder of images for each class; {root}"
+            " has no image in it."
+        )
+    if any(image.dtype != np.uint8 for image in images):
+        images = [x / np.float32(255) if x.dtype == np.uint8 else x for x in images]
+    return files, np.stack(images)
 
-    with Image.open(file) as image:
-        pixels = image.convert("L" if channels == 1 else "RGB").resize((size, size))
-    return np.asarray(pixels).reshape(size, size, channels)
+
+def _inverted(images: np.ndarray) -> np.ndarray:
+    return 255 - images if images.dtype == np.uint8 else 1 - images
+
+
+def _reason(error: Exception) -> str:
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image, or damaged from its beginning on"
+    return str(error).strip() or type(error).__name__

@@ -4,7 +4,8 @@ import functools
 
 import numpy as np
 
-from jmeta.data import _cache, _kinds, _render
+from jmeta import _validate
+from jmeta.data import _cache, _checks, _kinds, _render
 from jmeta.data._arrays import from_arrays
 from jmeta.data._sampling import FewShot
 
@@ -70,10 +71,8 @@ def glyphs(
         Santoro et al. (2016), One-shot learning with memory-augmented neural networks,
         arXiv:1605.06065 (rotations).
     """
-    if split not in _kinds.SPLITS:
-        raise ValueError(
-            f"`split` must be one of {', '.join(_kinds.SPLITS)}; got {split!r}."
-        )
+    _validate.one_of("split", split, _kinds.SPLITS)
+    _checks.counts(ways=ways, shots=shots, queries=queries)
     letters, images, split_of = _letters()
     places = np.flatnonzero(split_of == split)
     hands = images.shape[1]

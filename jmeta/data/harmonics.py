@@ -5,8 +5,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jmeta import _validate
 from jmeta._typing import Key
-from jmeta.data._checks import at_least_one
+from jmeta.data import _checks
 from jmeta.tasks import Task
 
 
@@ -31,7 +32,8 @@ def harmonics(
         `[queries, 1]`, in the ambient precision.
 
     Raises:
-        ValueError: `shots` or `queries` is below 1.
+        TypeError: A count, a number or a key of the wrong kind.
+        ValueError: `shots` or `queries` is below 1, or `noise` below 0.
 
     Example:
         >>> task = harmonics(shots=5, queries=20)(jax.random.key(0))
@@ -42,9 +44,11 @@ def harmonics(
         Lacoste et al. (2018), Uncertainty in multitask transfer learning,
         arXiv:1806.07528.
     """
-    at_least_one(shots=shots, queries=queries)
+    _checks.counts(shots=shots, queries=queries)
+    _validate.number("noise", noise, low=0.0)
 
     def sample(key: Key) -> Task:
+        _validate.key("key", key)
         keys = jax.random.split(key, 6)
         place = jax.random.uniform(keys[0], minval=-4.0, maxval=4.0)
         frequency = jax.random.uniform(keys[1], minval=5.0, maxval=7.0)

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jmeta import _validate
 from jmeta._typing import Key
-from jmeta.data._checks import at_least_one
+from jmeta.data import _checks
 from jmeta.tasks import Task
 
 
@@ -37,7 +38,8 @@ def sinusoid(
         `[queries, 1]`, in the ambient precision.
 
     Raises:
-        ValueError: `shots` or `queries` is below 1.
+        TypeError: A count, a number or a key of the wrong kind.
+        ValueError: `shots` or `queries` is below 1, or a range has its lowest last.
 
     Example:
         >>> sample = jax.jit(sinusoid(shots=5, queries=20))
@@ -49,9 +51,13 @@ def sinusoid(
         Finn, Abbeel, Levine (2017), Model-agnostic meta-learning for fast adaptation
         of deep networks, arXiv:1703.03400, section 5.1.
     """
-    at_least_one(shots=shots, queries=queries)
+    _checks.counts(shots=shots, queries=queries)
+    _checks.interval("amplitude", amplitude)
+    _checks.interval("phase", phase)
+    _checks.interval("inputs", inputs)
 
     def sample(key: Key) -> Task:
+        _validate.key("key", key)
         amplitude_key, phase_key, x_key = jax.random.split(key, 3)
         a = jax.random.uniform(amplitude_key, minval=amplitude[0], maxval=amplitude[1])
         b = jax.random.uniform(phase_key, minval=phase[0], maxval=phase[1])

@@ -8,6 +8,7 @@ import numpy as np
 
 from jmeta._typing import PyTree
 from jmeta.from_torch._match import Flatten, Names, flax_path, leaves_by_path, match
+from jmeta.from_torch._sequential import places
 
 
 def is_flat(state: Any) -> bool:
@@ -63,22 +64,24 @@ def _order(
 ) -> np.ndarray:
     """Where each entry of our flat vector stands in torch's."""
     leaves = leaves_by_path(params)
-    places, start = {}, 0
+    there = places(leaves)
+    spans, start = {}, 0
     for name in parameter_names:
-        path = flax_path(name, leaves, names)
+        path = flax_path(name, there, leaves, names)
         if not path:
             raise ValueError(
                 f"Each of torch's parameters must be a leaf of `params`; {name!r} is "
-                "none. Pass the `names` that `parameters` got."
+                "none. Pass the `names` that `parameters` got; an attention's joint "
+                "projection, which Flax has in parts, cannot go on."
             )
         shape = leaves[path].shape
         leaf = name.rpartition(".")[2], path.rpartition(".")[2]
         if leaf == ("weight", "kernel"):
             shape = (shape[-1], shape[-2], *shape[:-2])
         size = int(np.prod(shape, dtype=int))
-        places[name] = np.arange(start, start + size).reshape(shape)
+        spans[name] = np.arange(start, start + size).reshape(shape)
         start += size
-    found, _ = match(places, leaves, names, flatten)
+    found, _ = match(spans, leaves, names, flatten)
     if len(found) < len(leaves):
         raise ValueError(
             "Each leaf of `params` must be one of torch's parameters; "

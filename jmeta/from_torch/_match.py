@@ -1,20 +1,29 @@
 """Which leaf of a Flax tree each torch array belongs to, and in which layout."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.tree_util import tree_flatten_with_path
 
+from jmeta import _validate
 from jmeta._tree import path_strings
 from jmeta._typing import PyTree
+from jmeta.from_torch._attention import (
+    attention_arrays,
+    attention_member,
+    attention_modules,
+)
 from jmeta.from_torch._recurrent import (
     cell_arrays,
     is_recurrent,
     recurrent_module,
 )
+from jmeta.from_torch._sequential import in_sequentials, places
 
 Names = Mapping[str, str | None]
 """Flax path by torch name, both dotted; None leaves the torch name out."""
@@ -29,6 +38,19 @@ def leaves_by_path(tree: PyTree) -> dict[str, jax.Array]:
     return {".".join(path_strings(path)): leaf for path, leaf in paths_leaves}
 
 
+def leaves_of(name: str, tree: Any) -> dict[str, jax.Array]:
+    """The leaves of a tree that a user gave, which are arrays."""
+    leaves = {} if isinstance(tree, nnx.Module) else leaves_by_path(tree)
+    wrong = [x for x in leaves.values() if not hasattr(x, "shape")]
+    if wrong or isinstance(tree, nnx.Module):
+        got = f"{_validate.kind(wrong[0])} in it" if wrong else _validate.kind(tree)
+        raise TypeError(
+            f"`{name}` must be a tree of arrays, as `make_functional` returns it; got "
+            f"{got}. Pass `_, {name} = jmeta.make_functional(module)`."
+        )
+    return leaves
+
+
 def with_leaves(tree: PyTree, arrays: Mapping[str, np.ndarray]) -> PyTree:
     """Replace leaves by dotted path, keeping the tree's dtypes and checking shapes."""
 
@@ -39,8 +61,8 @@ def with_leaves(tree: PyTree, arrays: Mapping[str, np.ndarray]) -> PyTree:
         if arrays[name].shape != leaf.shape:
             raise ValueError(
                 f"The leaf `{name}` must have shape {leaf.shape}; torch's array has "
-                f"{arrays[name].shape} in Flax's layout. Check `names` and the sizes "
-                "of the layers."
+                f"{arrays[name].shape} in Flax's layout. Check `names`, the sizes of "
+                "the layers, and that a ConvTranspose has `transpose_kernel=True`."
             )
         # a copy, since torch goes on to write into the memory of its tensors
         return jnp.array(arrays[name], jnp.result_type(leaf))
@@ -61,36 +83,60 @@ def match(
         no leaf.
     """
     check_flattened(arrays, flatten)
+    there = places(leaves)
     found: dict[str, np.ndarray] = {}
     unmatched = []
-    cells: dict[str, dict[str, np.ndarray]] = {}
+    layers: dict[tuple[Convert, str], dict[str, np.ndarray]] = {}
+    plain = lambda name: flax_path(name, there, leaves, names) is not None
+    attention = attention_modules(name for name in arrays if not plain(name))
     for name, array in arrays.items():
-        if is_recurrent(name):
-            module, leaf = recurrent_module(name)
-            cells.setdefault(module, {})[leaf] = array
+        layer = _layer(name, attention)
+        if layer is not None:
+            convert, module, short = layer
+            layers.setdefault((convert, module), {})[short] = array
             continue
-        path = flax_path(name, leaves, names)
+        path = flax_path(name, there, leaves, names)
         if path is None:
             unmatched.append(name)
         elif path:
             _add(found, path, _layout(name, path, array, flatten))
-    for module, cell in cells.items():
+    for (convert, module), parts in layers.items():
         path = translate(module, names)
+        if path is None:
+            continue
+        path = in_sequentials(path, there) if path else ""
         prefix = f"{path}." if path else ""
-        inner = {k[len(prefix) :] for k in leaves if k.startswith(prefix)}
-        converted = {} if path is None else cell_arrays(module, cell, inner)
-        if path is not None and not converted:
-            unmatched.append(module)
+        inner = {k[len(prefix) :]: v for k, v in leaves.items() if k.startswith(prefix)}
+        converted, alone = convert(module, parts, inner)
+        unmatched += alone
         for leaf, array in converted.items():
             _add(found, prefix + leaf, array)
     return found, unmatched
 
 
-def flax_path(name: str, leaves: Mapping[str, jax.Array], names: Names) -> str | None:
+Convert = Callable[..., tuple[dict[str, np.ndarray], list[str]]]
+"""`(module, arrays, leaves)` to arrays by Flax path, and names that belong to none."""
+
+
+def _layer(name: str, attention: set[str]) -> tuple[Convert, str, str] | None:
+    """How the layer is converted whose arrays Flax lays out together."""
+    if is_recurrent(name):
+        return cell_arrays, *recurrent_module(name)
+    member = attention_member(name, attention)
+    return None if member is None else (attention_arrays, *member)
+
+
+def flax_path(
+    name: str,
+    there: frozenset[str],
+    leaves: Mapping[str, jax.Array],
+    names: Names,
+) -> str | None:
     """The leaf that a torch name belongs to: None for no leaf, "" when left out."""
     path = translate(name, names)
     if path is None:
         return ""
+    path = in_sequentials(path, there)
     if path in leaves:
         return path
     parent, leaf = _split(path)
@@ -114,6 +160,7 @@ def check_names(arrays: Sequence[str], names: Names, flatten: Flatten) -> None:
     """Refuse entries for modules that torch's names do not have."""
     cells = [recurrent_module(name)[0] for name in arrays if is_recurrent(name)]
     for argument, given in (("names", names), ("flatten", flatten)):
+        _validate.instance(argument, given, Mapping, "a dict by torch's names")
         for entry in given:
             if not any(translate(n, {entry: None}) is None for n in [*arrays, *cells]):
                 raise ValueError(
@@ -127,10 +174,14 @@ def check_flattened(arrays: Mapping[str, np.ndarray], flatten: Flatten) -> None:
     channels = None
     for name, array in arrays.items():
         parent, leaf = _split(name)
+        if leaf == "in_proj_weight":
+            channels = None
         if leaf != "weight" or array.ndim < 2:
             continue
         if array.ndim > 2:
-            channels = array.shape[0]
+            # a transposed convolution has its outputs second, as its bias shows
+            bias = arrays.get(_join(parent, "bias"))
+            channels = array.shape[0] if bias is None else len(bias)
             continue
         inputs = array.shape[1]
         if parent in flatten and math.prod(flatten[parent]) != inputs:

@@ -1,6 +1,7 @@
 """torch's recurrent weights as Flax cells hold them."""
 
 import re
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -29,8 +30,8 @@ def recurrent_module(name: str) -> tuple[str, str]:
 
 
 def cell_arrays(
-    module: str, cell: dict[str, np.ndarray], leaves: set[str]
-) -> dict[str, np.ndarray]:
+    module: str, cell: Mapping[str, np.ndarray], leaves: Collection[str]
+) -> tuple[dict[str, np.ndarray], list[str]]:
     """Lay a torch cell's weights out for a Flax cell.
 
     torch has two biases a gate, which are added; a Flax cell has mostly one, which
@@ -44,8 +45,11 @@ def cell_arrays(
         leaves: Paths of the Flax cell's leaves.
 
     Returns:
-        Arrays by path, a subset of `leaves`; empty where the leaves are no such cell.
+        Arrays by path, a subset of `leaves`, and the layer's name where the leaves are
+        no such cell.
     """
+    if not {"weight_ih", "weight_hh"} <= set(cell):
+        return {}, [module]
     hidden = cell["weight_hh"].shape[1]
     gates = _GATES.get(cell["weight_hh"].shape[0] // hidden, ("unknown",))
     zeros = np.zeros_like(cell["weight_hh"][:, 0])
@@ -58,8 +62,9 @@ def cell_arrays(
         gate: {side: _prefix(side, gate, leaves, stacked) for side in sides}
         for gate in gates
     }
-    if not {f"{p}.kernel" for two in prefixes.values() for p in two.values()} <= leaves:
-        return {}
+    kernels = {f"{p}.kernel" for two in prefixes.values() for p in two.values()}
+    if not kernels <= set(leaves):
+        return {}, [module]
     result: dict[str, list[np.ndarray]] = {}
     for k, (gate, prefix) in enumerate(prefixes.items()):
         rows = slice(k * hidden, (k + 1) * hidden)
@@ -70,10 +75,10 @@ def cell_arrays(
             result.setdefault(f"{prefix[side]}.kernel", []).append(weight[rows].T)
             if has[side]:
                 result.setdefault(f"{prefix[side]}.bias", []).append(biases[side])
-    return {path: np.concatenate(parts, -1) for path, parts in result.items()}
+    return {path: np.concatenate(parts, -1) for path, parts in result.items()}, []
 
 
-def _prefix(side: str, gate: str, leaves: set[str], stacked: bool) -> str:
+def _prefix(side: str, gate: str, leaves: Collection[str], stacked: bool) -> str:
     if stacked:
         return f"dense_{side}"
     name = f"{side}{gate}"

@@ -11,11 +11,13 @@ from jmeta.from_torch._match import (
     Flatten,
     Names,
     check_names,
-    leaves_by_path,
+    leaves_of,
     match,
     translate,
     with_leaves,
 )
+from jmeta.from_torch._sequential import in_sequentials, places
+from jmeta.from_torch._state_dict import arrays
 
 _STATISTICS = {"running_mean": "mean", "running_var": "var"}
 _BUFFERS = (*_STATISTICS, "num_batches_tracked")
@@ -30,20 +32,25 @@ def parameters(
 ) -> PyTree:
     """Put a torch module's weights into the parameters of the same Flax network.
 
-    Converts Linear, Conv1d to Conv3d, BatchNorm, LayerNorm, GroupNorm, Embedding, RNN,
-    LSTM and GRU (layers and cells) for linen and nnx; other parameters are taken as
-    they are, under the same name.
+    Converts Linear, Conv1d to Conv3d, ConvTranspose1d to 3d, BatchNorm, LayerNorm,
+    GroupNorm, Embedding, MultiheadAttention, RNN, LSTM and GRU (layers and cells) for
+    linen and nnx; other parameters are taken as they are, under the same name.
 
-        torch                  Flax
-        weight [out, in]       kernel [in, out]
-        weight [out, in, h, w] kernel [h, w, in, out], for NHWC inputs
-        weight of a norm       scale
-        weight of an Embedding embedding
-        weight_ih, weight_hh   the kernels of a cell's gates
-        bias_ih, bias_hh       their sum, where the cell has one bias a gate
+        torch                    Flax
+        weight [out, in]         kernel [in, out]
+        weight [out, in, h, w]   kernel [h, w, in, out], for NHWC inputs
+        transposed [in, out, h]  kernel [h, out, in], of `transpose_kernel=True`
+        weight of a norm         scale
+        weight of an Embedding   embedding
+        in_proj_weight           query, key, value: kernel [in, heads, features]
+        out_proj                 out: kernel [heads, features, out]
+        weight_ih, weight_hh     the kernels of a cell's gates
+        bias_ih, bias_hh         their sum, where the cell has one bias a gate
 
     Names are matched as they are, so that a Flax module with torch's attribute names
-    needs no `names`. Nothing is matched by order or by shape.
+    needs no `names`, and an nn.Sequential's `0.weight` belongs to nnx.Sequential's
+    `layers.0.kernel`, linen's `layers_0.kernel`. Nothing is matched by order or by
+    shape.
 
     Args:
         state_dict: What torch's `module.state_dict()` returned, arrays or CPU tensors.
@@ -62,8 +69,10 @@ def parameters(
         A tree like `like`, with its dtypes and torch's values.
 
     Raises:
+        TypeError: `state_dict` is no dict of arrays, or `like` is a module.
         ValueError: Something in torch or in `like` has no counterpart, the shapes
-            differ, or the order of a flattened input is not known.
+            differ, the order of a flattened input is not known, or an attention has
+            `add_bias_kv=True`.
 
     Example:
         >>> import jmeta, numpy as np
@@ -78,21 +87,26 @@ def parameters(
         Flax's LayerNorm and GroupNorm add `epsilon=1e-6` by default, torch 1e-5;
         BatchNorm's 1e-5 is the same. A gate's two biases are trained apart in torch:
         outputs of recurrent nets agree, but a step of SGD moves the biases' sum twice
-        as far there. Transposed convolutions and attention are laid out in another
-        way and are not converted.
+        as far there.
+
+        A ConvTranspose of Flax must have `transpose_kernel=True`; nothing in its
+        parameters tells where it has not and as many inputs as outputs. Along an axis
+        of kernel `k`, `padding` p, `output_padding` o and `dilation` d in torch,
+        Flax's padding is `(d * (k - 1) - p, d * (k - 1) - p + o)`; it has no groups.
+        Attention is batch first in Flax, and True in its mask is what is attended to,
+        in torch what is not; nnx's takes the softmax in float32 even of float64, unless
+        it gets an `attention_fn`. `kdim` and `vdim` that differ need linen's, or an
+        `nnx.LinearGeneral` in the place of `value`.
     """
-    arrays = {
-        name: np.asarray(value)
-        for name, value in state_dict.items()
-        if name.rpartition(".")[2] not in _BUFFERS
-    }
+    given = arrays(state_dict)
+    weights = {k: v for k, v in given.items() if k.rpartition(".")[2] not in _BUFFERS}
     names, flatten = names or {}, flatten or {}
-    check_names(list(state_dict), names, flatten)
-    leaves = leaves_by_path(like)
-    found, unmatched = match(arrays, leaves, names, flatten)
+    check_names(list(given), names, flatten)
+    leaves = leaves_of("like", like)
+    found, unmatched = match(weights, leaves, names, flatten)
     missing = [path for path in leaves if path not in found]
     if unmatched or missing:
-        raise ValueError(_unmatched(unmatched, missing, arrays, leaves))
+        raise ValueError(_unmatched(unmatched, missing, weights, leaves))
     return with_leaves(like, found)
 
 
@@ -131,11 +145,12 @@ def state(
         (n - 1) times the one that Flax averages, and its `momentum` is the share of
         the new batch where Flax's is that of the old value: `1 - momentum`.
     """
-    names = names or {}
-    check_names(list(state_dict), names, {})
-    leaves = leaves_by_path(like)
+    given, names = arrays(state_dict), names or {}
+    check_names(list(given), names, {})
+    leaves = leaves_of("like", like)
+    there = places(leaves)
     found, unmatched, wanted = {}, [], {}
-    for name, value in state_dict.items():
+    for name, value in given.items():
         parent, _, leaf = name.rpartition(".")
         if leaf not in _STATISTICS:
             continue
@@ -143,12 +158,13 @@ def state(
         if module is None:
             continue
         path = ".".join(filter(None, (module, _STATISTICS[leaf])))
-        in_linen = f"batch_stats.{path}"
-        wanted[name] = np.asarray(value)
-        if path in leaves or in_linen in leaves:
-            found[path if path in leaves else in_linen] = wanted[name]
-        else:
+        both = (in_sequentials(p, there) for p in (path, f"batch_stats.{path}"))
+        path = next((p for p in both if p in leaves), None)
+        wanted[name] = value
+        if path is None:
             unmatched.append(name)
+        else:
+            found[path] = value
     statistics = [p for p in leaves if p.rpartition(".")[2] in _STATISTICS.values()]
     missing = [path for path in statistics if path not in found]
     if unmatched or missing:

@@ -22,6 +22,7 @@ from jmeta.from_torch._match import (
     with_leaves,
 )
 from jmeta.from_torch._recurrent import is_recurrent
+from jmeta.from_torch._state_dict import of_optimizer
 
 
 def optimizer_state(
@@ -94,7 +95,7 @@ def optimizer_state(
         transform the same ones. So are Muon's `ns_steps` and `adjust_lr_fn`, whose
         default sees the transposed shape of a kernel here; see `optim.muon`.
     """
-    _check_state_dict(state_dict)
+    state_dict = of_optimizer(state_dict)
     _check_names(names=names, flatten=flatten)
     for name, given in {"parameter_names": parameter_names, "groups": groups}.items():
         if given is not None:
@@ -217,28 +218,6 @@ def _hyperparams(group: Mapping[str, Any], like: Any) -> dict[str, Any]:
         return jnp.array(np.asarray(new), jnp.result_type(*jax.tree.leaves(old)))
 
     return {name: convert(old, group[name]) for name, old in like.hyperparams.items()}
-
-
-def _check_state_dict(state_dict):
-    use = "Pass what torch's `optimizer.state_dict()` returned."
-    must = "an optimizer's state_dict"
-    _validate.instance("state_dict", state_dict, Mapping, must, use=use)
-    if not {"state", "param_groups"} <= set(state_dict):
-        names = ", ".join(map(repr, itertools.islice(state_dict, 3)))
-        raise ValueError(
-            f"`state_dict` must be {must}, with entries 'state' and 'param_groups'; got"
-            f" one with {names or 'nothing'}, as a model's has. {use}"
-        )
-    groups = state_dict["param_groups"]
-    is_groups = isinstance(groups, list | tuple) and all(
-        isinstance(group, Mapping) and "params" in group for group in groups
-    )
-    if not isinstance(state_dict["state"], Mapping) or not is_groups:
-        kinds = [_validate.kind(state_dict[key]) for key in ("state", "param_groups")]
-        raise ValueError(
-            f"`state_dict` must be {must}, with a dict as 'state' and a list of dicts"
-            f" with 'params' as 'param_groups'; got {' and '.join(kinds)}. {use}"
-        )
 
 
 def _check_names(**dicts):

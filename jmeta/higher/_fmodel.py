@@ -234,6 +234,7 @@ def _split(model: Any) -> tuple[Any, ...]:
     if not isinstance(model, tuple | list):
         parts = make_functional(model)
     elif len(model) == 2:
+        _validate.arrays("model", model[1], use="Its second entry is `params`.")
         parts = make_functional(*model)
     elif len(model) == 3 and callable(model[0]):
         parts = model

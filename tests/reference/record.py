@@ -20,6 +20,7 @@ from . import (
     by_shape,
     corner_cases,
     hypergradients,
+    layers,
     lbfgs,
     maml,
     models,
@@ -51,6 +52,7 @@ SECTIONS = {
     "averages": averages.record,
     "modules": modules.record,
     "models": models.record,
+    "layers": layers.record,
     "autograd": autograd.record,
 }
 """Every section and the function that records its cases."""

@@ -60,7 +60,7 @@ ROWS = [
         ),
         (
             lambda: convert({"state": [], "param_groups": [GROUP]}),
-            *(ValueError, "state_dict", "a list and a list", "a dict as 'state'"),
+            *(ValueError, "state_dict", "a list and a list", "a dict as `state`"),
         ),
         (
             lambda: convert(names=[("fc", "fc")]),
