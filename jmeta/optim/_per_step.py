@@ -1,13 +1,14 @@
 """What a user may write for a hyperparameter, as one value for each step."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jmeta._settings import PerLeaf, Setting, as_hyperparam
+from jmeta._settings import PerLeaf, Setting, as_hyperparam, step_in_precision
 from jmeta._typing import PyTree
 
 
@@ -57,7 +58,7 @@ def per_step(
         per_steps = as_hyperparam(_plain(value.value))
         return per_steps, lambda step, x: _check_form(name, x, own, params)
     if callable(value):
-        return None, lambda step, x: _check_form(name, value(step), own, params)
+        return None, _of_step(lambda step: _check_form(name, value(step), own, params))
     if isinstance(own, tuple) and isinstance(value, tuple):
         _check_pair(name, value, own)
         parts = [
@@ -74,6 +75,15 @@ def per_step(
             return array, lambda step, x: x
     constant = _check_form(name, value, own, params)
     return None, lambda step, x: constant
+
+
+def _of_step(fun):
+    """`(step, x) -> fun(step)`, with a step of the precision of what comes out."""
+    # a weakly typed step has no precision of its own
+    weak = jax.ShapeDtypeStruct((), jnp.result_type(int), weak_type=True)
+    dtypes = [value.dtype for value in jax.tree.leaves(jax.eval_shape(fun, weak))]
+    dtype = functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32))
+    return lambda step, x: fun(step_in_precision(step, dtype))
 
 
 def _single(name, value):
