@@ -1,6 +1,7 @@
 """Refuse what an inner loop cannot take, and say what to pass."""
 
 import inspect
+import operator
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from jax.tree_util import keystr, tree_leaves_with_path
 from jmeta import _validate
 from jmeta._tree import is_float
 from jmeta._typing import PyTree
-from jmeta.optim.hyperparams import without_hyperparams
+from jmeta.optim.hyperparams import places, without_hyperparams
 
 
 def steps(steps: Any) -> None:
@@ -53,7 +54,8 @@ def transform(tx: Any) -> None:
         use = "Pass the transform that it wraps, its attribute `.tx`."
     elif callable(getattr(tx, "gradient_transformation", None)):
         use = "Pass its `.gradient_transformation()`."
-    raise TypeError(f"`tx` must be an optax transform; got {_kind(tx)}. {use}")
+    kind = _validate.kind(tx)
+    raise TypeError(f"`tx` must be an optax transform; got {kind}. {use}")
 
 
 def one_batch(batch: PyTree, batches: PyTree, steps: int) -> None:
@@ -63,6 +65,8 @@ def one_batch(batch: PyTree, batches: PyTree, steps: int) -> None:
             "Pass `batch` (the same at every step) or `batches` (leading axis `steps`),"
             " not both."
         )
+    _validate.arrays("batch", batch)
+    _validate.arrays("batches", batches)
     for path, leaf in tree_leaves_with_path(batches):
         if not jnp.shape(leaf) or jnp.shape(leaf)[0] != steps:
             raise ValueError(
@@ -96,7 +100,8 @@ def opt_state(
     with, so that a state of lower precision would be rounded at every step. Settings
     keep their own.
     """
-    expected = without_hyperparams(jax.eval_shape(tx.init, params))
+    fresh = jax.eval_shape(tx.init, params)
+    expected = without_hyperparams(fresh)
     given = without_hyperparams(opt_state)
     message = (
         "`opt_state` must be a state of `tx` for the trained parameters, as"
@@ -107,6 +112,13 @@ def opt_state(
             f"{message}; got {jax.tree.structure(given)}, expected"
             f" {jax.tree.structure(expected)}."
         )
+    _validate.arrays("opt_state", opt_state, use="Pass a state of `tx`.")
+    for place, own in zip(places(opt_state), places(fresh), strict=True):
+        if place.values.keys() != own.values.keys():
+            raise ValueError(
+                f"{message}; it has the settings {sorted(place.values)}, expected"
+                f" {sorted(own.values)}."
+            )
     pairs = zip(tree_leaves_with_path(given), jax.tree.leaves(expected), strict=True)
     for (path, leaf), like in pairs:
         if jnp.shape(leaf) != like.shape:
@@ -155,16 +167,47 @@ def perturbations(perturbations: PyTree, params: PyTree, steps: int) -> None:
             )
 
 
+def adjoint(adjoint: Any) -> None:
+    """`adjoint` is an object that runs a loop."""
+    use = "Pass an object such as `jmeta.Unroll()` or `jmeta.ForwardMode()`."
+    if inspect.isclass(adjoint):
+        use = f"Call it: `{adjoint.__name__}()`."
+    if inspect.isclass(adjoint) or not callable(adjoint):
+        raise TypeError(
+            f"`adjoint` must be an adjoint; got {_validate.kind(adjoint)}. {use}"
+        )
+    _validate.takes("adjoint", adjoint, "loop", use=use)
+
+
+def functions(loss_fn: Any, grad_callback: Any, trainable: Any) -> None:
+    """What is given of them is a function."""
+    if loss_fn is not None:
+        use = "Pass `loss_fn(outputs, targets)`, which gives a scalar."
+        _validate.takes("loss_fn", loss_fn, "outputs", "targets", use=use)
+    if grad_callback is not None:
+        use = (
+            "Pass a function from gradients to gradients; a transform belongs into"
+            " `tx`: `optax.chain(transform, tx)`."
+        )
+        _validate.takes("grad_callback", grad_callback, "grads", use=use)
+    if trainable is not None:
+        use = "Pass a predicate such as `lambda path: path[0] == 'head'`."
+        _validate.takes("trainable", trainable, "path", use=use)
+
+
 def time(time: int, times: int) -> None:
     """There is a history entry at `time`."""
+    try:
+        if isinstance(time, bool):
+            raise TypeError
+        time = operator.index(time)
+    except TypeError:
+        raise TypeError(
+            f"`time` must be a Python integer; got {_validate.kind(time)}. The"
+            " parameters of all times are in `history`."
+        ) from None
     if not -times <= time < times:
         raise IndexError(
             f"`time` must be from 0 (the initial parameters) to {times - 1} (after the"
             f" last step), or negative from the end; got {time}."
         )
-
-
-def _kind(x):
-    if inspect.isclass(x):
-        return f"the class {x.__name__}"
-    return f"{x!r}" if isinstance(x, int | float) else f"a {type(x).__name__}"

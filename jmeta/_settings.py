@@ -53,7 +53,7 @@ class Overridden(NamedTuple):
     own: Setting
 
 
-def as_hyperparam(value: Setting) -> Setting:
+def as_hyperparam(value: Setting, name: str = "") -> Setting:
     """Make a setting a strongly typed float array of at least float32.
 
     A weak type or a lower precision would decide the precision of the whole update.
@@ -61,6 +61,7 @@ def as_hyperparam(value: Setting) -> Setting:
 
     Args:
         value: A number or an array.
+        name: Its name, for messages.
 
     Returns:
         The same value as a `jax.Array`.
@@ -69,13 +70,15 @@ def as_hyperparam(value: Setting) -> Setting:
         TypeError: `value` is not a real number.
     """
     if isinstance(value, PerLeaf | tuple):
-        return jax.tree.map(as_hyperparam, value)
+        return jax.tree.map(lambda part: as_hyperparam(part, name), value)
     dtype = getattr(value, "dtype", None)
-    is_number = dtype is not None or isinstance(value, int | float)
-    if not is_number or isinstance(value, bool) or dtype == jnp.bool_:
+    is_real = dtype is not None and (
+        jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)
+    )
+    if not (is_real or type(value) in (int, float)):
         raise TypeError(
-            "A hyperparameter must be a number, an array or a schedule"
-            f" `step -> value`; got {value!r}."
+            f"{f'`{name}`' if name else 'A hyperparameter'} must be a number, a real"
+            f" array or a schedule `step -> value`; got {value!r}."
         )
     default = jnp.result_type(float)
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
@@ -117,7 +120,7 @@ def initial_hyperparams(settings: Mapping[str, Setting]) -> dict[str, Setting]:
     """
     hyperparams = {
         # a weakly typed step has no precision of its own
-        name: as_hyperparam(_at_step(value, jnp.asarray(0)))
+        name: as_hyperparam(_at_step(value, jnp.asarray(0)), name)
         for name, value in settings.items()
     }
     for name, value in hyperparams.items():

@@ -10,7 +10,7 @@ import optax
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from jmeta._objective import Inputs
-from jmeta._tree import cast_like
+from jmeta._tree import cast_like, is_float
 from jmeta._typing import Key, PyTree
 from jmeta.adjoint._base import Gradient, Objective, Start, Step, missing
 from jmeta.optim.hyperparams import Assignment, override, restore, stop_gradient
@@ -171,6 +171,11 @@ def _same_tree(grads, before):
     for (path, grad), like in zip(
         tree_leaves_with_path(grads), jax.tree.leaves(before), strict=True
     ):
+        if not is_float(grad):
+            raise ValueError(
+                "`grad_callback` must give gradients that are real floats; leaf"
+                f" {keystr(path)!r} has dtype {jnp.result_type(grad)}."
+            )
         if jnp.shape(grad) != like.shape:
             raise ValueError(
                 f"`grad_callback` must keep the shapes of the gradients; leaf"
@@ -186,4 +191,12 @@ def _like_opt_state(opt_state, before):
             "`tx.update` must keep the structure of its state; it went from"
             f" {jax.tree.structure(before)} to {jax.tree.structure(opt_state)}."
         )
+    for (path, new), old in zip(
+        tree_leaves_with_path(opt_state), jax.tree.leaves(before), strict=True
+    ):
+        if jnp.shape(new) != jnp.shape(old):
+            raise ValueError(
+                "`tx.update` must keep the shapes of its state; leaf"
+                f" {keystr(path)!r} went from {jnp.shape(old)} to {jnp.shape(new)}."
+            )
     return cast_like(opt_state, before)

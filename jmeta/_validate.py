@@ -13,6 +13,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import keystr, tree_leaves_with_path
 
 
 def count(name: str, value: Any, *, minimum: int = 0, use: str = "") -> None:
@@ -76,6 +77,41 @@ def function(name: str, value: Any, *, use: str = "") -> None:
         raise TypeError(f"`{name}` must be a function; got {kind(value)}.{_then(use)}")
 
 
+def takes(
+    name: str, value: Any, *args: str, keywords: Iterable[str] = (), use: str = ""
+) -> None:
+    """A function, whose signature takes these arguments, given by their names."""
+    function(name, value, use=use)
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):  # some builtins have none
+        return
+    try:
+        signature.bind(*args, **dict.fromkeys(keywords))
+    except TypeError as error:
+        call = ", ".join([*args, *(f"{key}=..." for key in keywords)])
+        raise TypeError(
+            f"`{name}` must take what it is called with, `{name}({call})`; got one with"
+            f" the signature `{signature}`: {error}.{_then(use)}"
+        ) from None
+
+
+def arrays(name: str, tree: Any, *, use: str = "") -> None:
+    """A tree of numbers and arrays, whose leaves are all of a kind that JAX takes."""
+    for path, leaf in tree_leaves_with_path(tree):
+        dtype = getattr(leaf, "dtype", None)
+        # numpy has other kinds than numbers; V is what bfloat16 has
+        is_array = not isinstance(dtype, np.dtype) or dtype.kind in "biufcV"
+        if not isinstance(leaf, int | float | complex) and (
+            dtype is None or not is_array
+        ):
+            where = f" at leaf {keystr(path)!r}" if path else ""
+            raise TypeError(
+                f"`{name}` must be a tree of arrays; got {kind(leaf)}{where}."
+                f"{_then(use)}"
+            )
+
+
 def flag(name: str, value: Any) -> None:
     """True or False."""
     if not isinstance(value, bool | np.bool_):
@@ -102,10 +138,11 @@ def instance(
 
 
 def key(name: str, value: Any) -> None:
-    """A single PRNG key: typed, or the two integers that `jax.random.PRNGKey` gives."""
+    """A single PRNG key: typed, or the integers that `jax.random.PRNGKey` gives."""
     dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
     is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    is_raw = isinstance(value, jax.Array) and dtype == jnp.uint32 and shape == (2,)
+    is_array = isinstance(value, jax.Array | np.ndarray)
+    is_raw = is_array and dtype == jnp.uint32 and shape in ((2,), (4,))
     if is_typed and shape:
         raise ValueError(
             f"`{name}` must be a single PRNG key; got keys of shape {tuple(shape)}."

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jmeta import _check
+from jmeta import _check, _validate
 from jmeta._jaxpr import hoist
 from jmeta._objective import make_objective
 from jmeta._step import Carry, Training, constant
@@ -17,7 +17,7 @@ from jmeta._tree import split_by_path, strong
 from jmeta._typing import Key, Path, PyTree
 from jmeta._varying import in_shard_map, vary, varying_axes
 from jmeta.adjoint import Adjoint, Unroll
-from jmeta.adjoint._base import Loop, Objective, first
+from jmeta.adjoint._base import Loop, Objective, Outcome, first
 from jmeta.adjoint._gradient import reverse_gradient
 from jmeta.optim.hyperparams import assign
 
@@ -191,7 +191,18 @@ def inner_loop(
     _check.steps(steps)
     _check.transform(tx)
     _check.one_batch(batch, batches, steps)
+    _check.functions(loss_fn, grad_callback, trainable)
+    _check.adjoint(adjoint)
     active = _check.active(active, steps)
+    _validate.flag("has_aux", has_aux)
+    _validate.flag("history", history)
+    _validate.arrays("params", params)
+    _validate.arrays("state", state)
+    if hyperparams is not None:
+        must, use = "a dict from names to values", 'Pass `{"lr": 0.1}`.'
+        _validate.instance("hyperparams", hyperparams, Mapping, must, use=use)
+    if key is not None:
+        _validate.key("key", key)
     params, state, batch, batches = strong((params, state, batch, batches))
     trained, merge = split_by_path(params, trainable or (lambda path: True))
     _check.trained(trained)
@@ -200,6 +211,7 @@ def inner_loop(
     else:
         opt_state = _check.opt_state(opt_state, tx, trained)
     if perturbations is not None:
+        _validate.arrays("perturbations", perturbations)
         perturbations = strong(perturbations)
         _check.perturbations(perturbations, trained, steps)
     overrides = assign(hyperparams or {}, opt_state, steps, params)
@@ -238,6 +250,7 @@ def inner_loop(
         perturbations=perturbations,
     )
     outcome = adjoint(loop)
+    _validate.instance("adjoint", outcome, Outcome, "one that gives an `Outcome`")
     if outcome.steps_taken is None:
         outcome = outcome._replace(steps_taken=active)
     return _finish(outcome, merge, perturbations, history)

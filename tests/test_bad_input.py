@@ -61,7 +61,7 @@ def unroll(**settings):
 
 STEPS = {
     "negative": (lambda: loop(steps=-1), ValueError, r"`steps` .* at least 0; got -1"),
-    "float": (lambda: loop(steps=2.0), TypeError, "Python integer; got 2.0 of"),
+    "float": (lambda: loop(steps=2.0), TypeError, "Python integer; got 2.0"),
     "bool": (lambda: loop(steps=True), TypeError, "Python integer; got True"),
     "array": (lambda: loop(steps=jnp.array(2)), TypeError, "must be a Python integer"),
     "traced": (traced_steps, TypeError, "traced value. Pass .* traced one as `active`"),
@@ -74,7 +74,7 @@ MODELS = {
         r"pure function; got the module Linear.*make_functional\(module\)",
     ),
     "linen": (lambda: loop(linen.Dense(2)), TypeError, "got the module Dense"),
-    "none": (lambda: loop(None), TypeError, "must be a function .* got NoneType"),
+    "none": (lambda: loop(None), TypeError, "must be a function .* got None"),
     "integers": (
         lambda: loop(params={"w": jnp.arange(3)}),
         TypeError,
@@ -98,14 +98,14 @@ TRANSFORMS = {
             tx=nnx.Optimizer(nnx.Linear(1, 1, rngs=nnx.Rngs(0)), SGD, wrt=nnx.Param)
         ),
         TypeError,
-        r"got a \w*Optimizer\. .* its attribute `\.tx`",
+        r"got an? \w*Optimizer\. .* its attribute `\.tx`",
     ),
     "MultiSteps": (
         lambda: loop(tx=optax.MultiSteps(SGD, 2)),
         TypeError,
         r"`\.gradient_transformation\(\)`",
     ),
-    "string": (lambda: loop(tx="sgd"), TypeError, "got a str. Pass an optax transform"),
+    "string": (lambda: loop(tx="sgd"), TypeError, "got 'sgd'. Pass an optax transform"),
     "opt_state of another": (
         lambda: loop(opt_state=ADAM.init(PARAMS)),
         ValueError,

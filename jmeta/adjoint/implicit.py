@@ -135,8 +135,8 @@ class Implicit:
             maximum and `run.steps_taken` says how many were taken.
 
     Raises:
-        ValueError: No steps, or the initial parameters, an optimizer state, perturbations, a batch for
-            each step, or a setting outside the condition is differentiated.
+        ValueError: No steps; or initial parameters, an optimizer state, perturbations,
+            a batch for each step, or a setting outside the condition is differentiated.
 
     Example:
         >>> import jax, jax.numpy as jnp, jmeta

@@ -14,6 +14,7 @@ from jmeta.adjoint import _active
 from jmeta.adjoint._base import Gradient, Loop, Objective, Outcome, Step, scan
 from jmeta.adjoint._gradient import (
     first_order_gradient,
+    for_line_search,
     mixed_gradient,
     reverse_gradient,
 )
@@ -38,8 +39,9 @@ class Unroll:
         checkpoint: What is stored: None everything, `"step"` the carry (with `mixed`
             the inner gradient too), `"nested"` the carry at the borders of
             `sqrt(steps)` blocks.
-        last: Truncate: only the last so many steps carry derivative. The derivative
-            with respect to the initial parameters is 0 when `last < steps`.
+        last: Truncate: only the last so many of the `steps` carry derivative, taken or
+            not (`active`). The derivative with respect to the initial parameters is 0
+            when `last < steps`.
         order: 2, or 1 for a first-order method (FOMAML): the inner gradient is a
             constant. Raises when something that acts only through it, such as a value
             that the loss captures, is differentiated.
@@ -90,6 +92,7 @@ class Unroll:
         cut = 0 if self.last is None else max(loop.steps - self.last, 0)
         if not cut:
             gradient = self._gradient(loop.objective, loop.perturbations)
+            gradient = for_line_search(gradient, loop.carry.opt_state)
             scan = functools.partial(self._scan, steps=loop.steps)
             return Outcome(*_active.run(loop, gradient, scan))
         early = jax.tree.map(lambda x: x[:cut], loop.xs)

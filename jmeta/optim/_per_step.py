@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jmeta import _validate
 from jmeta._settings import PerLeaf, Setting, as_hyperparam, step_in_precision
 from jmeta._typing import PyTree
 
@@ -55,10 +57,10 @@ def per_step(
     if isinstance(value, PerStep):
         for leaf in jax.tree.leaves(value.value):
             _check_length(name, jnp.shape(leaf), steps)
-        per_steps = as_hyperparam(_plain(value.value))
+        per_steps = as_hyperparam(_plain(value.value), name)
         return per_steps, lambda step, x: _check_form(name, x, own, params)
-    if callable(value):
-        return None, _of_step(lambda step: _check_form(name, value(step), own, params))
+    if callable(value) and not inspect.isclass(value):
+        return None, _of_step(name, value, own, params)
     if isinstance(own, tuple) and isinstance(value, tuple):
         _check_pair(name, value, own)
         parts = [
@@ -77,13 +79,40 @@ def per_step(
     return None, lambda step, x: constant
 
 
-def _of_step(fun):
-    """`(step, x) -> fun(step)`, with a step of the precision of what comes out."""
+def _of_step(name, value, own, params):
+    """`(step, x) -> value(step)`, with a step of the precision of what comes out."""
+    _validate.takes(name, value, "step")
+
+    def at(step):
+        try:
+            found = value(step)
+        except _NOT_TRACED as error:
+            raise TypeError(
+                f"`{name}` as a function of the step must stay in JAX, which traces the"
+                " step; got one that turns it into a Python number. Use `jnp.where`, or"
+                " index a `jnp.array`."
+            ) from error
+        return _check_form(name, found, own, params)
+
     # a weakly typed step has no precision of its own
     weak = jax.ShapeDtypeStruct((), jnp.result_type(int), weak_type=True)
-    dtypes = [value.dtype for value in jax.tree.leaves(jax.eval_shape(fun, weak))]
-    dtype = functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32))
-    return lambda step, x: fun(step_in_precision(step, dtype))
+    dtype = jnp.dtype(jnp.float32)
+    try:
+        dtypes = [leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(at, weak))]
+        dtype = functools.reduce(jnp.promote_types, dtypes, dtype)
+    except TypeError as error:
+        # a single step that is not compiled has a number
+        if not isinstance(error.__cause__, _NOT_TRACED):
+            raise
+        dtype = jnp.result_type(float)
+    return lambda step, x: at(step_in_precision(step, dtype))
+
+
+_NOT_TRACED = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
 
 
 def _single(name, value):
@@ -92,7 +121,7 @@ def _single(name, value):
             f"`{name}` is a single number, not a pair; got {value!r}. Use an array of"
             " shape [steps] for a value per step."
         )
-    return as_hyperparam(_plain(value))
+    return as_hyperparam(_plain(value), name)
 
 
 def _plain(value):
