@@ -157,47 +157,6 @@ def test_batches_of_loops_and_counts():
         assert_trees_close(run.mean_loss[i], mean, rtol=F64_SAME)
 
 
-@pytest.mark.parametrize("tol", [None, 1e-4])
-def test_a_count_of_steps(tol):
-    """Implicitly at the end of that many steps, or before if that was a solution."""
-    steps, adjoint = 40, Implicit(tol=tol)
-
-    def value(decay, steps, active=None):
-        run = train(adjoint, "ridge", decay, steps=steps, active=active)
-        return jnp.sum(run.params**3), run
-
-    counts = (1, 5, 40)
-    grad = jax.value_and_grad(value, has_aux=True)
-    found = jax.jit(jax.vmap(lambda n: grad(-1.0, steps, n)))(jnp.array(counts))
-    for i, count in enumerate(counts):
-        (loss, run), slope = jax.tree.map(lambda leaf: leaf[i], found)  # noqa: B023
-        (expected, exact), expected_slope = jax.jit(grad, static_argnums=1)(-1.0, count)
-        assert_trees_close((loss, slope), (expected, expected_slope), rtol=EXACT)
-        assert_trees_close(run.residual, exact.residual, rtol=1e-9)
-        taken = count if exact.steps_taken is None else exact.steps_taken
-        assert run.steps_taken == taken
-        assert_trees_close(run.mean_loss, exact.losses[:taken].mean(), rtol=F64_SAME)
-        assert jnp.isnan(run.losses[taken:]).all()
-
-
-def test_no_steps_reach_no_solution():
-    with pytest.raises(ValueError, match=r"`steps` .* at least 1 with `Implicit`"):
-        train(Implicit(), "ridge", -1.0, steps=0)
-
-
-def test_the_state_carries_no_derivative():
-    """It is cut where it comes in, so that nothing is left to refuse."""
-
-    def solution(count):
-        tx = jmeta.optim.sgd(0.25)
-        apply_fn = lambda w, state: ((w - 3.0) ** 2, state)
-        run = jmeta.inner_loop(apply_fn, 0.0, tx, 5, state=count, adjoint=Implicit())
-        return run.params * run.state
-
-    # 3 (1 - 2^-5), by the product's own derivative none
-    assert jax.jit(jax.grad(solution))(2.0) == 0
-
-
 @pytest.mark.parametrize("steps", [3, 50])
 def test_tolerance_is_a_maximum_of_steps(steps):
     run = jax.jit(lambda: train(Implicit(tol=1e-30), "ridge", -1.0, steps=steps))()

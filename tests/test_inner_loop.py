@@ -227,38 +227,6 @@ def test_no_steps():
     assert_trees_close(moved, jax.tree.map(lambda p: p + 1, mlp_params()), rtol=0)
 
 
-@pytest.mark.parametrize("adjoint", [Unroll(), Unroll(last=0), jmeta.ForwardMode()])
-def test_no_steps_have_every_shape(adjoint):
-    """What one step gives, with a leading axis of 0, and the identity's derivative."""
-
-    def loop(w, steps, x):
-        def objective(w, x, *, key):
-            loss = jnp.sum(w**2 * x)
-            return loss, {"loss": loss, "count": jnp.arange(3), "key": key}
-
-        run = inner_loop(
-            objective, w, jmeta.optim.sgd(), steps, batches=x,
-            key=jax.random.key(0), has_aux=True, history=True, active=steps,
-            adjoint=adjoint,
-        )  # fmt: skip
-        return jnp.sum(run.params * w), run
-
-    w = jnp.ones(2, jnp.float32)
-    grads, run = jax.jit(jax.grad(loop, has_aux=True), static_argnums=1)(
-        w, 0, jnp.ones((0, 2), jnp.float32)
-    )
-    assert_trees_close(grads, 2 * w, rtol=0)
-    _, like = jax.eval_shape(lambda x: loop(w, 1, x), jnp.ones((1, 2), jnp.float32))
-    expected = jax.tree.map(lambda y: (y.shape[1:], y.dtype), (like.losses, like.aux))
-    found = jax.tree.map(lambda y: (y.shape[1:], y.dtype), (run.losses, run.aux))
-    assert found == expected
-    assert {len(leaf) for leaf in jax.tree.leaves((run.losses, run.aux))} == {0}
-    assert run.losses.dtype == jnp.float32
-    assert_trees_close(run.history, w[None], rtol=0)
-    assert run.steps_taken == 0
-    assert jnp.isnan(run.mean_loss)
-
-
 def test_going_on_from_an_optimizer_state():
     """Two halves are the whole; the state's settings win over the constructor's."""
     whole = train(4)
@@ -307,18 +275,6 @@ def test_perturbations_after_the_active_steps():
     grads = jax.jit(jax.vmap(jax.grad(params), (None, 0)))(jnp.zeros(4), jnp.arange(3))
     expected = [[1, 1, 1, 1], [0.8, 1, 1, 1], [0.64, 0.8, 1, 1]]
     assert_trees_close(grads, jnp.array(expected), rtol=F64_SAME)
-
-
-def test_the_optimizers_state_is_of_the_precision_that_it_starts_with():
-    """One from a run in float32 goes on in float64, and the other way round."""
-    tx = jmeta.optim.sgd(0.1, momentum=0.5)
-    single, double = (jnp.ones(2, dtype) for dtype in (jnp.float32, jnp.float64))
-    objective = lambda w: jnp.sum(w**2)
-    for mine, other in ((single, double), (double, single)):
-        opt_state = inner_loop(objective, other, tx, 1).opt_state
-        run = inner_loop(objective, mine, tx, 2, opt_state=opt_state)
-        assert run.opt_state.momentum_buffer.dtype == mine.dtype
-        assert run.opt_state.step == 3
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])

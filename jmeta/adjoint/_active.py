@@ -10,7 +10,8 @@ minimum that a loop has reached. Therefore
 - for a count of 0, what the loop captures is behind a `where` of its own, whose
   transpose selects instead of multiplying. Under `vmap` it copies a captured value for
   each count, so it is there for what is differentiated alone: a derivative rule around
-  the whole loop sees what that is.
+  the whole loop sees what that is. In `jax.shard_map` a captured value that all devices
+  share has none when the counts differ: it would become one of each device's own.
 
 The rule is one of forward mode, unless something in the loop has a `jax.custom_vjp`
 (the mixed gradient has): forward mode cannot go through that, and not even reverse mode
@@ -27,6 +28,7 @@ import jax.numpy as jnp
 
 from jmeta._jaxpr import hoist
 from jmeta._typing import PyTree
+from jmeta._varying import varying_axes
 from jmeta.adjoint._base import Gradient, Loop, Start, Step, first
 from jmeta.adjoint._symbolic import differentiated, materialised
 
@@ -63,11 +65,13 @@ def run(loop: Loop, gradient: Gradient, scan: Scan) -> tuple[Any, PyTree]:
         is_moving = treedef.unflatten([x is not None for x in moving]).captured
         captured, active, carry, xs = treedef.unflatten(full)
         some = active > first(xs).step
-        captured = [
-            jnp.where(some, x, jax.lax.stop_gradient(x)) if m else x
+        guarded = [
+            jnp.where(some, x, jax.lax.stop_gradient(x))
+            if m and varying_axes(some) <= varying_axes(x)
+            else x
             for x, m in zip(captured, is_moving, strict=True)
         ]
-        return pure(captured, active, carry, xs)
+        return pure(guarded, active, carry, xs)
 
     rule = _by_vjp if _has_custom_vjp(jaxpr.jaxpr) else _by_jvp
     return rule(steps, leaves)

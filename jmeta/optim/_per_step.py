@@ -96,15 +96,8 @@ def _of_step(name, value, own, params):
 
     # a weakly typed step has no precision of its own
     weak = jax.ShapeDtypeStruct((), jnp.result_type(int), weak_type=True)
-    dtype = jnp.dtype(jnp.float32)
-    try:
-        dtypes = [leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(at, weak))]
-        dtype = functools.reduce(jnp.promote_types, dtypes, dtype)
-    except TypeError as error:
-        # a single step that is not compiled has a number
-        if not isinstance(error.__cause__, _NOT_TRACED):
-            raise
-        dtype = jnp.result_type(float)
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(at, weak))]
+    dtype = functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32))
     return lambda step, x: at(step_in_precision(step, dtype))
 
 
