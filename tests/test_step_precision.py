@@ -42,7 +42,7 @@ def trained(rates):
 @pytest.mark.parametrize("how", ["override", "constructor"])
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_a_setting_that_is_a_function_of_the_step(name, how):
-    """In float64, where the quotient of an int32 is a float32; its hypergradient too."""
+    """Exact where the quotient of an int32 is a float32, as is its hypergradient."""
 
     def loop(peak):
         schedule = SCHEDULES[name](peak)
@@ -69,8 +69,8 @@ def test_float32_stays(name):
     _, after = jax.jit(tx.update)(w, state, w)
     for opt_state in (state, after):
         assert opt_state.hyperparams["lr"].dtype == jnp.float32
-    for tx, settings in ((tx, {}), (jmeta.optim.sgd(), {"lr": schedule})):
-        run = inner_loop(lambda w: jnp.sum(w**2), w, tx, 2, hyperparams=settings)
+    for of, settings in ((tx, {}), (jmeta.optim.sgd(), {"lr": schedule})):
+        run = inner_loop(lambda w: jnp.sum(w**2), w, of, 2, hyperparams=settings)
         assert run.params.dtype == run.losses.dtype == jnp.float32
 
 
