@@ -247,8 +247,8 @@ def test_what_is_captured_is_not_copied(adjoint, order):
         if order == "vmap of grad":
             fun = jax.vmap(jax.grad(lambda lr, n: value(lr, n, active)))
         args = jnp.full(tasks, 0.1), jnp.arange(tasks) % 5
-        compiled = jax.jit(fun).lower(*args).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+        memory: Any = jax.jit(fun).lower(*args).compile().memory_analysis()
+        return memory.temp_size_in_bytes
 
     # a copy for each would be 50 times the data
     assert temporaries(True) < temporaries(False) + 2 * data.nbytes

@@ -1,5 +1,7 @@
 """The precision of what a loop is handed: settings that are functions, a state."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -65,8 +67,8 @@ def test_float32_stays(name):
     schedule = SCHEDULES[name](jnp.float32(PEAK))
     w = jnp.ones(2, jnp.float32)
     tx = jmeta.optim.sgd(lr=schedule, momentum=jnp.float32(0.5))
-    state = tx.init(w)
-    _, after = jax.jit(tx.update)(w, state, w)
+    state: Any = tx.init(w)
+    after: Any = jax.jit(tx.update)(w, state, w)[1]
     for opt_state in (state, after):
         assert opt_state.hyperparams["lr"].dtype == jnp.float32
     for of, settings in ((tx, {}), (jmeta.optim.sgd(), {"lr": schedule})):

@@ -31,8 +31,9 @@ def materialised(cotangents: PyTree) -> PyTree:
     def array(x):
         if not isinstance(x, SymbolicZero):
             return x
-        if x.dtype == jax.dtypes.float0:
-            return np.zeros(x.shape, x.dtype)
-        return vary(jnp.zeros(x.shape, x.dtype), axes_of(x.aval))
+        aval: Any = x.aval
+        if aval.dtype == jax.dtypes.float0:
+            return np.zeros(aval.shape, aval.dtype)
+        return vary(jnp.zeros(aval.shape, aval.dtype), axes_of(aval))
 
     return jax.tree.map(array, cotangents)

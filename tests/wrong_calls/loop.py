@@ -1,5 +1,7 @@
 """Wrong calls of `inner_loop` and of the run that it gives."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -16,7 +18,13 @@ def square(w, *inputs, **kwargs):
     return jnp.sum(w**2)
 
 
-def loop(steps=2, apply_fn=square, params=None, tx=SGD, **kwargs):
+def loop(
+    steps: Any = 2,
+    apply_fn: Any = square,
+    params: Any = None,
+    tx: Any = SGD,
+    **kwargs: Any,
+):
     params = jnp.ones(3) if params is None else params
     return jmeta.inner_loop(apply_fn, params, tx, steps, **kwargs)
 
@@ -26,7 +34,8 @@ def lr(value, **kwargs):
 
 
 def opt_state(**fields):
-    return loop(opt_state=SGD.init(jnp.ones(3))._replace(**fields))
+    state: Any = SGD.init(jnp.ones(3))
+    return loop(opt_state=state._replace(**fields))
 
 
 def grad(**kwargs):
@@ -40,7 +49,8 @@ def traced_steps():
 def update(new_state):
     """A transform whose state becomes another."""
     tx = optax.GradientTransformation(
-        lambda params: jnp.ones(2), lambda grads, state, params=None: (grads, new_state)
+        lambda params: jnp.ones(2),
+        lambda updates, state, params=None: (updates, new_state),
     )
     return lambda: loop(tx=tx)
 
