@@ -9,6 +9,7 @@ import numpy as np
 from flax import linen, nnx
 from jax.tree_util import keystr, tree_leaves_with_path
 
+from jmeta import _validate
 from jmeta._jaxpr import flow, hoist
 from jmeta._primitives import has_foreign_rule
 from jmeta._tree import cast_like, is_float
@@ -75,6 +76,8 @@ def make_objective(
             " targets)` or `batches=`; without data let `apply_fn` give the loss."
         )
 
+    _check_call(apply_fn, inputs)
+
     def objective(params: PyTree, inputs: Inputs) -> tuple[jax.Array, Extra]:
         args = [] if inputs.state is None else [inputs.state]
         kwargs = {} if inputs.key is None else {"key": inputs.key}
@@ -89,6 +92,9 @@ def make_objective(
             result = loss_fn(result, _split_batch(inputs.batch)[1])
         loss, aux = _split_aux(result) if has_aux else (result, None)
         _check_scalar(loss, has_aux)
+        _validate.arrays(
+            "aux", aux, some=False, use="Strings and objects belong outside."
+        )
         return loss, Extra(aux, jax.lax.stop_gradient(state))
 
     try:
@@ -117,6 +123,19 @@ _NOT_TRACED = (
 )
 
 
+def _check_call(apply_fn, inputs):
+    """`apply_fn` takes what `inner_loop` was given for it."""
+    args = ["params"]
+    args += ["state"] if inputs.state is not None else []
+    args += ["inputs"] if inputs.batch is not None else []
+    keywords = ["key"] if inputs.key is not None else []
+    use = (
+        "It gets the parameters, the model's state with `state`, inputs with `batch` or"
+        " `batches`, and a PRNG key, by that name, with `key`."
+    )
+    _validate.takes("apply_fn", apply_fn, *args, keywords=keywords, use=use)
+
+
 def _check_function(apply_fn):
     if isinstance(apply_fn, nnx.Module | linen.Module):
         raise TypeError(
@@ -127,7 +146,8 @@ def _check_function(apply_fn):
     if not callable(apply_fn):
         raise TypeError(
             "`apply_fn` must be a function `apply_fn(params, ...)`; got"
-            f" {type(apply_fn).__name__}."
+            f" {_validate.kind(apply_fn)}. Make one of a model with"
+            " `jmeta.make_functional`."
         )
 
 

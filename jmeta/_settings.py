@@ -161,9 +161,13 @@ def is_plain(value: Any) -> TypeGuard[int | float]:
 
 
 def initial_hyperparams(settings: Mapping[str, Setting]) -> dict[str, Setting]:
-    """The `hyperparams` of a fresh state: each setting's value for the first update."""
+    """The `hyperparams` of a fresh state: each setting's value for the first update.
+
+    A schedule's value is of the precision of what the schedule is made of.
+    """
     hyperparams = {
-        name: as_hyperparam(_at_step(value, jnp.zeros((), jnp.int32)), name)
+        # a weakly typed step has no precision of its own
+        name: as_hyperparam(_at_step(value, jnp.asarray(0)), name)
         for name, value in settings.items()
     }
     for name, value in hyperparams.items():
@@ -182,7 +186,8 @@ def advance_hyperparams(
             return tuple(map(advance, current, setting))
         if not callable(setting):
             return current
-        return jnp.asarray(as_hyperparam(setting(step)), current.dtype)
+        value = setting(step_in_precision(step, current.dtype))
+        return jnp.asarray(as_hyperparam(value), current.dtype)
 
     advanced = {}
     for name, value in hyperparams.items():
@@ -191,6 +196,22 @@ def advance_hyperparams(
         else:
             advanced[name] = advance(value, settings[name])
     return advanced
+
+
+def step_in_precision(step: jax.Array, dtype: Any) -> jax.Array:
+    """The step as an integer whose quotients are of a setting's precision.
+
+    With 64 bits enabled, the quotient of an int32 and a number is a float32.
+
+    Args:
+        step: An integer scalar.
+        dtype: The setting's.
+
+    Example:
+        >>> (step_in_precision(jnp.asarray(3), jnp.float32) / 7).dtype.name
+        'float32'
+    """
+    return step.astype(jnp.int64 if dtype == jnp.float64 else jnp.int32)
 
 
 def current_hyperparams(hyperparams: Mapping[str, Setting]) -> dict[str, Setting]:

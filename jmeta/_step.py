@@ -10,9 +10,9 @@ import optax
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from jmeta._objective import Inputs
-from jmeta._tree import cast_like
+from jmeta._tree import cast_like, is_float
 from jmeta._typing import Key, PyTree
-from jmeta.adjoint._base import Gradient, Objective, Step
+from jmeta.adjoint._base import Gradient, Objective, Start, Step, missing
 from jmeta.optim.hyperparams import Assignment, override, restore, stop_gradient
 
 
@@ -25,11 +25,14 @@ class Carry(NamedTuple):
 
 
 def constant(carry: Carry) -> Carry:
-    """The same without derivative, except for the optimizer's hyperparameters."""
+    """The same without derivative, except for the optimizer's hyperparameters.
+
+    The state has none in any case.
+    """
     return Carry(
         jax.lax.stop_gradient(carry.params),
         stop_gradient(carry.opt_state),
-        jax.lax.stop_gradient(carry.state),
+        carry.state,
     )
 
 
@@ -59,7 +62,6 @@ class Training(NamedTuple):
     batch: PyTree
     key: Key | None
     history: bool
-    active: jax.typing.ArrayLike | None
 
     def xs(self, steps: int, batches: PyTree, perturbations: PyTree) -> X:
         """What differs between steps, leading axis `steps`."""
@@ -74,18 +76,35 @@ class Training(NamedTuple):
         """What the objective takes at a step beside the parameters."""
         key = None if self.key is None else jax.random.fold_in(self.key, x.step)
         batch = self.batch if x.batch is None else x.batch
-        return Inputs(jax.lax.stop_gradient(carry.state), batch, key)
+        return Inputs(carry.state, batch, key)
 
-    def make_step(self, objective: Objective, gradient: Gradient) -> Step:
-        """Make the step that trains with this way to take the inner gradient."""
-        tx = self.tx
+    def make_step(
+        self, objective: Objective, gradient: Gradient, start: Start | None = None
+    ) -> Step:
+        """Make the step that trains with this way to take the inner gradient.
+
+        Args:
+            objective: What is minimised.
+            gradient: The inner gradient.
+            start: Where steps look that are not taken, see `jmeta.adjoint._active`;
+                None when all are taken.
+        """
+        train = self._make_training_step(objective, gradient)
+        if start is not None:
+            train = _if_active(train, start)
 
         def step(carry: Carry, x: X) -> tuple[Carry, Y]:
-            params = carry.params
-            if x.perturbation is not None:
-                params = jax.tree.map(jnp.add, params, x.perturbation)
-                carry = carry._replace(params=params)
-            inputs = self.inputs(carry, x)
+            carry = _perturbed(carry, x)
+            new, loss, aux = train(carry, x)
+            return new, Y(loss, aux, carry.params if self.history else None)
+
+        return step
+
+    def _make_training_step(self, objective, gradient):
+        tx = self.tx
+
+        def train(carry: Carry, x: X) -> tuple[Carry, jax.Array, PyTree]:
+            params, inputs = carry.params, self.inputs(carry, x)
             (loss, extra), grads = gradient(params, inputs)
             if self.grad_callback is not None:
                 grads = _same_tree(self.grad_callback(grads), grads)
@@ -102,13 +121,35 @@ class Training(NamedTuple):
                 _like_opt_state(opt_state, carry.opt_state),
                 extra.state,
             )
-            if self.active is not None:
-                on = x.step < self.active
-                new = jax.tree.map(lambda a, b: jnp.where(on, a, b), new, carry)
-                loss = jnp.where(on, loss, 0)
-            return new, Y(loss, extra.aux, params if self.history else None)
+            return new, loss, extra.aux
 
-        return step
+        return train
+
+
+def _if_active(train, start):
+    """The same where its index is below `start.active`; else it does nothing."""
+    carry = _perturbed(start.carry, start.x)
+    elsewhere = jax.lax.stop_gradient((carry, start.x))
+
+    def train_if_active(carry, x):
+        on = x.step < start.active
+        new, *given = train(*_where(on, (carry, x), elsewhere))
+        given = jax.tree.map(jnp.asarray, given)
+        nothing = jax.tree.map(missing, given)
+        return _where(on, new, carry), *_where(on, given, nothing)
+
+    return train_if_active
+
+
+def _perturbed(carry: Carry, x: X) -> Carry:
+    if x.perturbation is None:
+        return carry
+    params = jax.tree.map(jnp.add, carry.params, x.perturbation)
+    return carry._replace(params=params)
+
+
+def _where(on, tree, otherwise):
+    return jax.tree.map(lambda a, b: jnp.where(on, a, b), tree, otherwise)
 
 
 def _wanted(tx, extras):
@@ -130,6 +171,11 @@ def _same_tree(grads, before):
     for (path, grad), like in zip(
         tree_leaves_with_path(grads), jax.tree.leaves(before), strict=True
     ):
+        if not is_float(grad):
+            raise ValueError(
+                "`grad_callback` must give gradients that are real floats; leaf"
+                f" {keystr(path)!r} has dtype {jnp.result_type(grad)}."
+            )
         if jnp.shape(grad) != like.shape:
             raise ValueError(
                 f"`grad_callback` must keep the shapes of the gradients; leaf"
@@ -145,4 +191,12 @@ def _like_opt_state(opt_state, before):
             "`tx.update` must keep the structure of its state; it went from"
             f" {jax.tree.structure(before)} to {jax.tree.structure(opt_state)}."
         )
+    for (path, new), old in zip(
+        tree_leaves_with_path(opt_state), jax.tree.leaves(before), strict=True
+    ):
+        if jnp.shape(new) != jnp.shape(old):
+            raise ValueError(
+                "`tx.update` must keep the shapes of its state; leaf"
+                f" {keystr(path)!r} went from {jnp.shape(old)} to {jnp.shape(new)}."
+            )
     return cast_like(opt_state, before)

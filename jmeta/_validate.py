@@ -108,10 +108,11 @@ def instance(
 
 
 def key(name: str, value: Any) -> None:
-    """A single PRNG key: typed, or the two integers that `jax.random.PRNGKey` gives."""
+    """A single PRNG key: typed, or the integers that `jax.random.PRNGKey` gives."""
     dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
     is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    is_raw = isinstance(value, jax.Array) and dtype == jnp.uint32 and shape == (2,)
+    is_array = isinstance(value, jax.Array | np.ndarray)
+    is_raw = is_array and dtype == jnp.uint32 and shape in ((2,), (4,))
     if is_typed and shape:
         raise ValueError(
             f"`{name}` must be a single PRNG key; got keys of shape {tuple(shape)}."
@@ -162,28 +163,37 @@ def strategy(name: str, value: Any, must: str, *arguments: str) -> None:
             f"`{name}` must be {must}; got {kind(value)}. Pass one of these."
         )
     if arguments:
-        takes(name, value, *arguments)
+        takes(name, value, *arguments, use=f"Pass {must}.")
 
 
-def takes(name: str, value: Any, *arguments: Any) -> None:
-    """A function that can be called with so many arguments, as far as that is known."""
+def takes(
+    name: str,
+    value: Any,
+    *arguments: Any,
+    keywords: Iterable[str] = (),
+    use: str = "",
+) -> None:
+    """A function that can be called with these arguments, as far as that is known."""
+    function(name, value, use=use)
     try:
         signature = inspect.signature(value, follow_wrapped=False)
     except (TypeError, ValueError):  # of a compiled function nothing is known
         return
     try:
-        signature.bind(*arguments)
+        signature.bind(*arguments, **dict.fromkeys(keywords))
     except TypeError as error:
         many = "1 argument" if len(arguments) == 1 else f"{len(arguments)} arguments"
+        many += "".join(f" and `{keyword}=`" for keyword in keywords)
         raise TypeError(
-            f"`{name}` must be a function of {many} here; got {kind(value)} of"
-            f" {signature}: {error}."
+            f"`{name}` must be a function of {many} here; got {kind(value)} with"
+            f" the signature `{signature}`: {error}.{_then(use)}"
         ) from None
 
 
-def arrays(name: str, tree: Any, *, use: str = "") -> None:
-    """A pytree of arrays and numbers, one or more."""
-    _check_leaves(name, tree, "arrays", lambda dtype: True, use)
+def arrays(name: str, tree: Any, *, some: bool = True, use: str = "") -> None:
+    """A pytree of arrays and numbers: with `some`, one or more."""
+    if some or jax.tree.leaves(tree):
+        _check_leaves(name, tree, "arrays", lambda dtype: True, use)
 
 
 def floats(name: str, tree: Any, *, use: str = "") -> None:

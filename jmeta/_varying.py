@@ -34,7 +34,11 @@ def vary(tree: PyTree, axes: frozenset[Any]) -> PyTree:
 
 
 def _axes(x: jax.Array) -> frozenset[Any]:
-    aval = jax.typeof(x)
+    return axes_of(jax.typeof(x))
+
+
+def axes_of(aval: Any) -> frozenset[Any]:
+    """The manual axes that an array of this abstract value differs over."""
     if hasattr(aval, "manual_axis_type"):  # where jax 0.10 moved `vma` to
         return frozenset(aval.manual_axis_type.varying)
     return frozenset(getattr(aval, "vma", ()))

@@ -12,12 +12,12 @@ from jax.typing import ArrayLike
 from jmeta import _check, _validate
 from jmeta._jaxpr import hoist
 from jmeta._objective import make_objective
-from jmeta._step import Carry, Training, Y, constant
+from jmeta._step import Carry, Training, constant
 from jmeta._tree import split_by_path, strong
 from jmeta._typing import Key, Path, PyTree
 from jmeta._varying import in_shard_map, vary, varying_axes
 from jmeta.adjoint import Adjoint, Unroll
-from jmeta.adjoint._base import Loop, Objective, Outcome
+from jmeta.adjoint._base import Loop, Objective, Outcome, first
 from jmeta.adjoint._gradient import reverse_gradient
 from jmeta.optim.hyperparams import assign
 
@@ -29,11 +29,14 @@ class Run(NamedTuple):
         params: The trained parameters, frozen ones included.
         opt_state: The optimizer's state, with its own hyperparameters in place.
         state: The model's state, None without one.
-        losses: `losses[t]` is the loss before step t, shape `[steps]`.
+        losses: `losses[t]` is the loss before step t, shape `[steps]`; NaN, without
+            derivative, where that step was not taken. See `mean_loss`.
         aux: What the objective gave beside the loss, stacked; None without `has_aux`.
+            Where a step was not taken, NaN, and 0 for integers.
         history: The trained parameters at each time, leading axis `steps + 1`; None
             unless asked for.
-        steps_taken: How many steps ran, where an adjoint with a tolerance decides.
+        steps_taken: How many steps were taken where that is not `steps`: with `active`
+            or an adjoint with a tolerance, else None.
         residual: Norm of the condition at the end, for an implicit adjoint.
     """
 
@@ -45,6 +48,33 @@ class Run(NamedTuple):
     history: PyTree
     steps_taken: jax.Array | None = None
     residual: jax.Array | None = None
+
+    @property
+    def mean_loss(self) -> jax.Array:
+        """The mean of `losses` over the steps that were taken; NaN if none was.
+
+        A loss that is NaN at a step that was taken makes it NaN. Of a run that comes
+        out of `jax.vmap` it is one mean for each loop, if the loops are along the
+        leading axes.
+
+        Example:
+            >>> import jax, jmeta
+            >>> square = lambda w: w**2
+            >>> sgd = jmeta.optim.sgd(lr=0.25)
+            >>> loop = lambda n: jmeta.inner_loop(square, 2.0, sgd, 3, active=n)
+            >>> run = jax.vmap(loop)(jax.numpy.array([1, 2]))
+            >>> run.losses[:, :2].tolist(), run.mean_loss.tolist()
+            ([[4.0, nan], [4.0, 1.0]], [4.0, 2.5])
+        """
+        if self.steps_taken is None:
+            return self.losses.mean(-1)
+        index = jax.lax.broadcasted_iota(
+            jnp.int32, self.losses.shape, self.losses.ndim - 1
+        )
+        taken = index < self.steps_taken[..., None]
+        total = jnp.where(taken, self.losses, 0).sum(-1)
+        some = self.steps_taken > 0
+        return jnp.where(some, total / jnp.where(some, self.steps_taken, 1), jnp.nan)
 
     def parameters(self, time: int = -1) -> PyTree:
         """The parameters after `time` steps; negative times count from the end.
@@ -119,7 +149,7 @@ def inner_loop(
 
     Rarely needed:
         opt_state: Go on from this optimizer state; its hyperparameters win over the
-            constructor's. Default `tx.init(params)`.
+            constructor's. Default `tx.init(params)`, whose precision it is cast to.
         state: Mutable model state, carried from step to step; carries no gradient.
         key: PRNG key; `apply_fn` gets `key=jax.random.fold_in(key, t)` at step t.
         has_aux: The objective is `(loss, aux)`.
@@ -133,7 +163,8 @@ def inner_loop(
         perturbations: A tree like the history, added to the parameters at each time.
             At zeros, its gradient is the one with respect to `parameters(time=t)`.
         active: A number of steps up to `steps`, which may be traced, one per task
-            under `vmap`; later steps do nothing and their losses are 0.
+            under `vmap`: the others do nothing, and have no part in any derivative. A
+            traced number below 0 counts as 0, one above `steps` as `steps`.
 
     Returns:
         A `Run`: `params, opt_state, state, losses, aux, history`.
@@ -160,22 +191,31 @@ def inner_loop(
     _check.steps(steps)
     _validate.transform("tx", tx)
     _check.one_batch(batch, batches, steps)
+    _check.functions(loss_fn, grad_callback, trainable)
+    _validate.adjoint("adjoint", adjoint)
+    active = _check.active(active, steps)
+    _validate.flag("has_aux", has_aux)
+    _validate.flag("history", history)
+    _validate.arrays("params", params, some=False)
+    _validate.arrays("state", state, some=False)
+    if hyperparams is not None:
+        must, use = "a dict from names to values", 'Pass `{"lr": 0.1}`.'
+        _validate.instance("hyperparams", hyperparams, Mapping, must, use=use)
+    if key is not None:
+        _validate.key("key", key)
     params, state, batch, batches = strong((params, state, batch, batches))
     trained, merge = split_by_path(params, trainable or (lambda path: True))
     _check.trained(trained)
     if opt_state is None:
         opt_state = tx.init(trained)
     else:
-        _check.opt_state(opt_state, tx, trained)
+        opt_state = _check.opt_state(opt_state, tx, trained)
     if perturbations is not None:
+        _validate.arrays("perturbations", perturbations, some=False)
         perturbations = strong(perturbations)
         _check.perturbations(perturbations, trained, steps)
     overrides = assign(hyperparams or {}, opt_state, steps, params)
     carry = Carry(trained, strong(opt_state), jax.lax.stop_gradient(state))
-    if not steps:
-        nothing = Y(jnp.zeros((0,)), None, jax.tree.map(lambda x: x[None][:0], trained))
-        return _finish(Outcome(carry, nothing), merge, perturbations, history)
-
     training = Training(
         tx=tx,
         overrides=overrides,
@@ -183,12 +223,11 @@ def inner_loop(
         batch=batch,
         key=key,
         history=history,
-        active=active,
     )
     xs = training.xs(steps, batches, perturbations)
 
     def objective_of(carry: Carry) -> Objective:
-        inputs = training.inputs(carry, jax.tree.map(lambda x: x[0], xs))
+        inputs = jax.eval_shape(training.inputs, carry, first(xs))
         args = apply_fn, loss_fn, has_aux, merge
         return make_objective(*args, carry.params, inputs)
 
@@ -197,21 +236,24 @@ def inner_loop(
     objective = objective_of(carry := vary(carry, axes))
     if in_shard_map():
         step = training.make_step(objective, reverse_gradient(objective))
-        captured = hoist(step, carry, jax.tree.map(lambda x: x[0], xs)).captured
+        captured = hoist(step, carry, first(xs)).captured
         objective = objective_of(carry := vary(carry, axes | varying_axes(captured)))
-    unmasked = training._replace(active=None)
     loop = Loop(
         objective=objective,
         make_step=functools.partial(training.make_step, objective),
-        make_any_step=functools.partial(unmasked.make_step, objective),
         inputs=training.inputs,
         carry=carry,
         xs=xs,
         steps=steps,
+        active=active,
         constant=constant,
         perturbations=perturbations,
     )
-    return _finish(adjoint(loop), merge, perturbations, history)
+    outcome = adjoint(loop)
+    _validate.instance("adjoint", outcome, Outcome, "one that gives an `Outcome`")
+    if outcome.steps_taken is None:
+        outcome = outcome._replace(steps_taken=active)
+    return _finish(outcome, merge, perturbations, history)
 
 
 def _finish(outcome, merge, perturbations, history):

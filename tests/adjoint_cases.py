@@ -13,7 +13,7 @@ import jmeta
 from jmeta import ForwardMode, Implicit, Unroll
 from tests.cases import PLAIN, mlp, mlp_params
 
-STEPS = 3
+STEPS = 5  # nested blocks, and a step before them
 CONVERGED = 250
 
 
@@ -126,7 +126,7 @@ def data_weights(adjoint: Any, args: Any) -> jax.Array:
         y, rows = targets
         return jnp.mean(weights[rows] * jnp.mean((outputs - y) ** 2, -1))
 
-    rows = jnp.array([[0, 1], [2, 0], [1, 2]])
+    rows = jnp.array([[0, 1], [2, 0], [1, 2], [1, 0], [2, 1]])
     run = jmeta.inner_loop(
         mlp, mlp_params(), jmeta.optim.sgd(0.2, 0.5), STEPS, loss_fn=loss_fn,
         batches=(normal(0, *X)[rows], (normal(1, *Y)[rows], rows)), adjoint=adjoint,
@@ -162,7 +162,7 @@ def cases() -> dict[str, Case]:
     scalar = jnp.asarray
     rates = {"lr": scalar(0.3), "momentum": scalar(0.4)}
     loss = {"in": normal(6, 1, 4), "out": normal(7, 4)}
-    rate_per_step = jnp.array([0.3, 0.2, 0.1])
+    rate_per_step = jnp.array([0.3, 0.2, 0.1, 0.15, 0.25])
     return {
         "mlp": Case(network, {"params": mlp_params(), **rates}),
         "conv_net": Case(conv_net, {"lr": scalar(0.3), "scale": scalar(1.2)}),

@@ -116,8 +116,10 @@ def network(adjoint: Any, steps: int, args: dict[str, Any]) -> jax.Array:
         adjoint=adjoint,
     )
     trained = outer(jnp.concatenate([p.ravel() for p in jax.tree.leaves(run.params)]))
-    path = jnp.sum(run.history["w1"] ** 2)
-    return trained + path + jnp.sum(run.losses**2) + jnp.sum(run.aux["size"] ** 2)
+    # which step is which matters
+    times = jnp.arange(1.0, steps + 1)
+    path = jnp.sum(run.history["w1"] ** 2, axis=(1, 2)) @ jnp.arange(1.0, steps + 2)
+    return trained + path + times @ run.losses**2 + times @ run.aux["size"] ** 2
 
 
 def problems() -> dict[str, Problem]:

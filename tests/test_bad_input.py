@@ -57,7 +57,7 @@ def grouped(**hyperparams):
 
 STEPS = {
     "negative": (lambda: loop(steps=-1), ValueError, r"`steps` .* at least 0; got -1"),
-    "float": (lambda: loop(steps=2.0), TypeError, "Python integer; got 2.0 of"),
+    "float": (lambda: loop(steps=2.0), TypeError, "Python integer; got 2.0"),
     "bool": (lambda: loop(steps=True), TypeError, "Python integer; got True"),
     "array": (lambda: loop(steps=jnp.array(2)), TypeError, "must be a Python integer"),
     "traced": (traced_steps, TypeError, "traced value. Pass .* traced one as `active`"),
@@ -70,7 +70,7 @@ MODELS = {
         r"pure function; got the module Linear.*make_functional\(module\)",
     ),
     "linen": (lambda: loop(linen.Dense(2)), TypeError, "got the module Dense"),
-    "none": (lambda: loop(None), TypeError, "must be a function .* got NoneType"),
+    "none": (lambda: loop(None), TypeError, "must be a function .* got None"),
     "integers": (
         lambda: loop(params={"w": jnp.arange(3)}),
         TypeError,

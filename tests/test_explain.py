@@ -93,7 +93,7 @@ def meta_loss(args, adjoint):
         objective,
         args["w"],
         jmeta.optim.sgd(),
-        3,
+        5,  # nested blocks begin at 4
         batch=args["x"],
         hyperparams={"lr": args["lr"]},
         adjoint=adjoint,

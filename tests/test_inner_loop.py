@@ -186,7 +186,7 @@ def test_frozen_parameters():
 
 def test_history_and_perturbations():
     """A perturbation's gradient is the derivative by the parameters at that time."""
-    steps, w0 = 3, jnp.array([0.5, -0.3])
+    steps, w0 = 5, jnp.array([0.5, -0.3])
     objective = lambda w: jnp.sum(jnp.cos(w) + w**4)
     tx = jmeta.optim.sgd(0.1)
 
@@ -217,7 +217,7 @@ def test_history_and_perturbations():
 
 def test_no_steps():
     opt_state = SGD.init(mlp_params())
-    run = train(0, history=True, opt_state=opt_state, key=jax.random.key(0))
+    run = train(0, history=True, opt_state=opt_state)
     assert_trees_close(run.params, mlp_params(), rtol=0)
     assert_trees_close(run.opt_state, opt_state, rtol=0)
     assert run.losses.shape == (0,)
@@ -247,7 +247,7 @@ def test_active(adjoint):
             steps, active=active, history=True, adjoint=adjoint,
             hyperparams={"lr": lr},
         )  # fmt: skip
-        return jnp.sum(run.params**3) + jnp.sum(run.losses**2), run
+        return jnp.sum(run.params**3) + jnp.nansum(run.losses**2), run
 
     value = jax.value_and_grad(loop, argnums=(0, 1), has_aux=True)
     start = jnp.array([0.5, -0.8])
@@ -262,7 +262,7 @@ def test_active(adjoint):
         assert_trees_close(run.params, shorter.params, rtol=F64_SAME)
         assert_trees_close(run.opt_state, shorter.opt_state, rtol=F64_SAME)
         assert_trees_close(run.losses[:count], shorter.losses, rtol=F64_SAME)
-        assert not jnp.any(run.losses[count:])
+        assert jnp.isnan(run.losses[count:]).all()
         assert_trees_close(run.parameters(time=-1), run.params, rtol=F64_SAME)
 
 

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -87,6 +88,34 @@ def test_nested_at_any_number_of_steps(steps):
     meta_loss = functools.partial(problems()["quadratic"].meta_loss, adjoint, steps)
     found = jax.jit(jax.value_and_grad(meta_loss))(args)
     assert_trees_close(found, expected, rtol=F64_SAME, atol=ROUNDING)
+
+
+def test_nested_with_an_odd_head():
+    """A first step by itself, then two blocks: each with its slice and its place."""
+    _, args, expected = plain("network", 5)
+    adjoint = Unroll(checkpoint="nested")
+    meta_loss = functools.partial(problems()["network"].meta_loss, adjoint, 5)
+    found = jax.jit(jax.value_and_grad(meta_loss))(args)
+    assert_trees_close(found, expected, rtol=F64_SAME, atol=ROUNDING)
+
+
+def test_steps_at_once_in_nested_scans():
+    objective = lambda w: jnp.sum(w**2)
+
+    def scans(jaxpr):
+        for eqn in jaxpr.eqns:
+            if eqn.primitive.name == "scan":
+                yield eqn.params["length"], eqn.params["unroll"]
+            for inner in jex.jaxprs_in_params(eqn.params):
+                yield from scans(getattr(inner, "jaxpr", inner))
+
+    adjoint = Unroll(checkpoint="nested", unroll=2)
+    loop = lambda w: jmeta.inner_loop(
+        objective, w, jmeta.optim.sgd(), 13, adjoint=adjoint
+    )
+    jaxpr = jax.make_jaxpr(lambda w: loop(w).params)(jnp.ones(2)).jaxpr
+    # no head of a single step; 4 blocks of 3
+    assert list(scans(jaxpr)) == [(4, 1), (3, 2)]
 
 
 @pytest.mark.parametrize("adjoint", [PLAIN, Unroll(), Unroll(checkpoint="nested")])

@@ -72,7 +72,7 @@ def scalars(adjoint, x):
         return jnp.cos(c * w) + 0.5 * w**2, c * w**2
 
     run = jmeta.inner_loop(
-        objective, w0, jmeta.optim.sgd(momentum=0.5), 3,
+        objective, w0, jmeta.optim.sgd(momentum=0.5), 5,
         hyperparams={"lr": lr}, has_aux=True, adjoint=adjoint,
     )  # fmt: skip
     return run.params**2 + jnp.sum(run.aux * run.losses)

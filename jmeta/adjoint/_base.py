@@ -20,6 +20,28 @@ Step = Callable[[Any, PyTree], tuple[Any, PyTree]]
 """`(carry, x) -> (carry, y)`, as `jax.lax.scan` takes it."""
 
 
+class Start(NamedTuple):
+    """How many steps are taken, and where the others look: at the loop's start.
+
+    Attributes:
+        active: Steps with this index and later ones do nothing.
+        carry: What the first step starts from.
+        x: The first step's slices.
+    """
+
+    active: jax.Array
+    carry: Any
+    x: Any
+
+
+class MakeStep(Protocol):
+    """Makes the step of a way to take the inner gradient."""
+
+    def __call__(self, gradient: Gradient, start: Start | None = None) -> Step:
+        """The step; without `start` it is taken whatever its index is."""
+        ...
+
+
 class Objective(NamedTuple):
     """The inner objective with what it captures made explicit.
 
@@ -42,23 +64,23 @@ class Loop(NamedTuple):
     Attributes:
         objective: What is minimised.
         make_step: Makes the step of a way to take the inner gradient.
-        make_any_step: The same, for a step that is taken whatever its number is.
         inputs: `(carry, x) -> inputs` of the objective at a step.
         carry: Where it starts: `params`, `opt_state`, `state`.
         xs: What differs between steps, leading axis `steps`.
         steps: How many.
+        active: How many of them are taken, or None for all.
         constant: `carry -> carry` without derivative, except for the hyperparameters
             in the optimizer's state: they are settings of every later step too.
         perturbations: What `xs` adds to the parameters at each step, or None.
     """
 
     objective: Objective
-    make_step: Callable[[Gradient], Step]
-    make_any_step: Callable[[Gradient], Step]
+    make_step: MakeStep
     inputs: Callable[[Any, PyTree], PyTree]
     carry: Any
-    xs: PyTree
+    xs: Any
     steps: int
+    active: jax.Array | None
     constant: Callable[[Any], Any]
     perturbations: PyTree
 
@@ -90,8 +112,37 @@ class Adjoint(Protocol):
 def scan(
     step: Step, carry: Any, xs: PyTree, steps: int, unroll: int = 1
 ) -> tuple[Any, PyTree]:
-    """`jax.lax.scan`, except that a single step is called, not compiled as a loop."""
+    """`jax.lax.scan`, except that fewer than two steps are not compiled as a loop."""
+    if steps == 0:
+        _, y = jax.eval_shape(step, carry, first(xs))
+        return carry, jax.tree.map(lambda y: missing(y, 0), y)
     if steps == 1:
-        carry, y = step(carry, jax.tree.map(lambda x: x[0], xs))
+        carry, y = step(carry, first(xs))
         return carry, jax.tree.map(lambda y: jnp.asarray(y)[None], y)
     return jax.lax.scan(step, carry, xs, length=steps, unroll=unroll)
+
+
+def first(xs: PyTree) -> Any:
+    """The first step's slices; of no steps, what their shapes and dtypes would be."""
+
+    def one(x):
+        if len(x):
+            return x[0]
+        return jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+
+    return jax.tree.map(one, xs)
+
+
+def missing(y: Any, *leading: int) -> jax.Array:
+    """What stands for the output of a step that is not taken: NaN, 0 for integers.
+
+    Args:
+        y: An array, or its shape and dtype.
+        *leading: Axes to put before its shape.
+
+    Example:
+        >>> missing(jnp.ones(2)).tolist(), missing(jnp.arange(2), 1).tolist()
+        ([nan, nan], [[0, 0]])
+    """
+    nothing = jnp.nan if jnp.issubdtype(y.dtype, jnp.inexact) else 0
+    return jnp.full((*leading, *y.shape), nothing, y.dtype)

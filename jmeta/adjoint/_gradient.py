@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jmeta._checkpoint import computed_once, keep
 from jmeta._tree import is_inexact
@@ -93,6 +94,45 @@ def first_order_gradient(objective: Objective, perturbations: PyTree) -> Gradien
         return value, jax.lax.stop_gradient(_refuse(acting, grads))
 
     return gradient
+
+
+def for_line_search(gradient: Gradient, opt_state: PyTree) -> Gradient:
+    """The same gradient; with optax's line search it refuses to be differentiated.
+
+    That search ends by itself, in a loop that reverse mode cannot go through; what JAX
+    says about it names neither the transform nor a way out.
+    """
+    is_search = lambda x: isinstance(x, optax.ScaleByZoomLinesearchState)
+    if not any(map(is_search, jax.tree.leaves(opt_state, is_leaf=is_search))):
+        return gradient
+
+    def refusing(params: PyTree, inputs: PyTree):
+        value, grads = gradient(params, inputs)
+        return value, _refuse_search(params, grads)
+
+    return refusing
+
+
+@jax.custom_jvp
+def _refuse_search(params: PyTree, grads: PyTree) -> PyTree:
+    """Pass `grads` on; raise when the parameters or they are being differentiated."""
+    del params
+    return grads
+
+
+def _refuse_search_jvp(primals, tangents):
+    if differentiated(tangents):
+        raise ValueError(
+            "`tx` has optax's line search, a loop that ends by itself, which reverse"
+            " mode cannot go through. Use `jmeta.optim.lbfgs`, whose search can be"
+            " differentiated, `optax.lbfgs(linesearch=None)`, or the adjoint"
+            " `ForwardMode()`."
+        )
+    grads = primals[1]
+    return grads, jax.tree.map(jnp.zeros_like, grads)
+
+
+_refuse_search.defjvp(_refuse_search_jvp, symbolic_zeros=True)
 
 
 def _value_and_grad(objective, args):

@@ -3,10 +3,13 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from jmeta._typing import PyTree
+from jmeta._varying import axes_of, vary
 
 
 def differentiated(tangents: PyTree) -> list[tuple[str, Any]]:
@@ -20,3 +23,17 @@ def differentiated(tangents: PyTree) -> list[tuple[str, Any]]:
         if not isinstance(leaf, SymbolicZero)
         and getattr(leaf, "dtype", None) != jax.dtypes.float0
     ]
+
+
+def materialised(cotangents: PyTree) -> PyTree:
+    """The same tree with arrays of zeros in place of symbolic ones."""
+
+    def array(x):
+        if not isinstance(x, SymbolicZero):
+            return x
+        aval: Any = x.aval
+        if aval.dtype == jax.dtypes.float0:
+            return np.zeros(aval.shape, aval.dtype)
+        return vary(jnp.zeros(aval.shape, aval.dtype), axes_of(aval))
+
+    return jax.tree.map(array, cotangents)

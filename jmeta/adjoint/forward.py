@@ -1,6 +1,7 @@
 """Differentiate a loop by carrying tangents along with it."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from jmeta._jaxpr import hoist
 from jmeta._tree import is_inexact
 from jmeta._typing import PyTree
 from jmeta._varying import vary, varying_axes
+from jmeta.adjoint import _active
 from jmeta.adjoint._base import Loop, Outcome, scan
 from jmeta.adjoint._gradient import reverse_gradient
 from jmeta.adjoint._symbolic import differentiated
@@ -67,10 +69,11 @@ class ForwardMode:
 
     def __call__(self, loop: Loop) -> Outcome:
         """Run the loop so that its derivative is carried forward with it."""
-        step = loop.make_step(reverse_gradient(loop.objective))
+        gradient = reverse_gradient(loop.objective)
 
         def run(carry, xs):
-            return scan(step, carry, xs, loop.steps)
+            steps = functools.partial(scan, steps=loop.steps)
+            return _active.run(loop._replace(carry=carry, xs=xs), gradient, steps)
 
         pure, captured, _ = hoist(run, loop.carry, loop.xs)
         carry = loop.carry
@@ -89,7 +92,8 @@ class ForwardMode:
             return _forward(run_inputs, inputs, inputs_dot)
 
         rule.defjvp(jvp, symbolic_zeros=True)
-        return Outcome(*rule(inputs))
+        carry, ys = rule(inputs)
+        return Outcome(carry, _active.cut(loop, ys))
 
     def _check_count(self, inputs_dot):
         counts = {

@@ -1,6 +1,7 @@
 """Differentiate a converged loop by the implicit function theorem."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,8 +14,8 @@ from jmeta import _validate
 from jmeta._jaxpr import hoist
 from jmeta._typing import PyTree
 from jmeta._varying import vary, varying_axes
-from jmeta.adjoint import _check
-from jmeta.adjoint._base import Loop, Outcome, scan
+from jmeta.adjoint import _active, _check
+from jmeta.adjoint._base import Loop, Outcome, first, missing, scan
 from jmeta.adjoint._gradient import reverse_gradient
 from jmeta.adjoint._symbolic import differentiated
 from jmeta.linear_solve import CG, GMRES, Neumann, NormalCG
@@ -77,7 +78,7 @@ class FixedPoint:
 
     def residual(self, loop: Loop, carry: Any, x: PyTree, params: PyTree) -> PyTree:
         """What a step takes from `params`."""
-        step = loop.make_any_step(reverse_gradient(loop.objective))
+        step = loop.make_step(reverse_gradient(loop.objective))
         new, _ = step(carry._replace(params=params), x)
         return jax.tree.map(jnp.subtract, params, new.params)
 
@@ -147,13 +148,12 @@ class Implicit:
         condition: `StationaryPoint()`; `FixedPoint()`, which a transform's own weight
             decay needs, since the loss does not contain it; or `Root(fn)`.
         tol: Stop as soon as the condition's norm is at most this; `steps` is then a
-            maximum and `run.steps_taken` says how many were taken. The losses of steps
-            not taken are 0.
+            maximum and `run.steps_taken` says how many were taken.
 
     Raises:
         TypeError: A setting of the wrong kind.
-        ValueError: Initial parameters, an optimizer state, perturbations, a batch for
-            each step, or a setting outside the condition is differentiated.
+        ValueError: No steps; or initial parameters, an optimizer state, perturbations,
+            a batch for each step, or a setting outside the condition is differentiated.
 
     Example:
         >>> import jax, jax.numpy as jnp, jmeta
@@ -187,6 +187,11 @@ class Implicit:
 
     def __call__(self, loop: Loop) -> Outcome:
         """Run the loop so that its end can be differentiated implicitly."""
+        if not loop.steps:
+            raise ValueError(
+                "`steps` must be at least 1 with `Implicit`, which differentiates at"
+                " the solution that the steps reach; got 0. Use `Unroll()`."
+            )
         if loop.xs.batch is not None:
             raise ValueError(
                 "`Implicit` needs one condition, so the same data at every step; got"
@@ -240,9 +245,9 @@ class Implicit:
         return Outcome(carry._replace(params=params), ys, steps_taken, norm)
 
     def _run(self, loop: Loop, condition) -> tuple[Any, PyTree, jax.Array | None]:
-        step = loop.make_step(reverse_gradient(loop.objective))
-        first = jax.tree.map(lambda x: x[0], loop.xs)
-        _, y = jax.eval_shape(step, loop.carry, first)
+        gradient = reverse_gradient(loop.objective)
+        step = loop.make_step(gradient)
+        _, y = jax.eval_shape(step, loop.carry, first(loop.xs))
         if y.params is not None:
             raise ValueError(
                 "`history=True` needs the whole trajectory, which `Implicit()` does not"
@@ -250,11 +255,14 @@ class Implicit:
             )
         tol = self.tol
         if tol is None:
-            return *scan(step, loop.carry, loop.xs, loop.steps), None
+            steps = functools.partial(scan, steps=loop.steps)
+            return *_active.run(loop, gradient, steps), None
+
+        most = loop.steps if loop.active is None else loop.active
 
         def unfinished(while_carry):
             t, done, *_ = while_carry
-            return ~done & (t < loop.steps)
+            return ~done & (t < most)
 
         def body(while_carry):
             t, _, carry, ys = while_carry
@@ -266,7 +274,7 @@ class Implicit:
             )
             return jnp.where(done, t, t + 1), done, new, ys
 
-        ys = jax.tree.map(lambda y: jnp.zeros((loop.steps, *y.shape), y.dtype), y)
+        ys = jax.tree.map(lambda y: missing(y, loop.steps), y)
         start = (jnp.zeros((), jnp.int32), jnp.zeros((), bool), loop.carry, ys)
         start = vary(start, varying_axes(loop.carry))
         t, _, carry, ys = jax.lax.while_loop(unfinished, body, start)
@@ -305,7 +313,6 @@ _INERT = {
     "captured": "a setting or a value that the optimality condition does not contain",
     "params": "the initial parameters",
     "opt_state": "the optimizer's state, or a setting given to its constructor",
-    "state": "the model's state",
     "per_step": "`perturbations` or a setting per step",
 }
 

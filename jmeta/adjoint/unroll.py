@@ -11,9 +11,11 @@ import jax.numpy as jnp
 from jmeta import _validate
 from jmeta._checkpoint import KEEP
 from jmeta._typing import PyTree
+from jmeta.adjoint import _active
 from jmeta.adjoint._base import Gradient, Loop, Objective, Outcome, Step, scan
 from jmeta.adjoint._gradient import (
     first_order_gradient,
+    for_line_search,
     mixed_gradient,
     reverse_gradient,
 )
@@ -43,8 +45,9 @@ class Unroll:
         checkpoint: What is stored: None everything, `"step"` the carry (with `mixed`
             the inner gradient too), `"nested"` the carry at the borders of
             `sqrt(steps)` blocks.
-        last: Truncate: only the last so many steps carry derivative. The derivative
-            with respect to the initial parameters is 0 when `last < steps`.
+        last: Truncate: only the last so many of the `steps` carry derivative, taken or
+            not (`active`). The derivative with respect to the initial parameters is 0
+            when `last < steps`.
         order: 2, or 1 for a first-order method (FOMAML): the inner gradient is a
             constant. Raises when something that acts only through it, such as a value
             that the loss captures, is differentiated.
@@ -109,12 +112,13 @@ class Unroll:
         cut = 0 if self.last is None else max(loop.steps - self.last, 0)
         if not cut:
             gradient = self._gradient(loop.objective, loop.perturbations)
-            step = loop.make_step(gradient)
-            carry, ys = self._scan(step, loop.carry, loop.xs, loop.steps)
-            return Outcome(carry, ys)
+            gradient = for_line_search(gradient, loop.carry.opt_state)
+            scan = functools.partial(self._scan, steps=loop.steps)
+            return Outcome(*_active.run(loop, gradient, scan))
         early = jax.tree.map(lambda x: x[:cut], loop.xs)
         late = jax.tree.map(lambda x: x[cut:], loop.xs)
-        carry, early_ys = self._without_derivative(loop, early, cut)
+        early_loop = loop._replace(xs=early, steps=cut)
+        carry, early_ys = self._without_derivative(early_loop)
         rest = loop._replace(carry=carry, xs=late, steps=loop.steps - cut)
         carry, late_ys = dataclasses.replace(self, last=None)._run(rest)[:2]
         ys = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), early_ys, late_ys)
@@ -128,17 +132,18 @@ class Unroll:
             return reverse_gradient(objective)
         return mixed_gradient(objective, rolled=self.unroll == 1)
 
-    def _without_derivative(self, loop, xs, steps):
+    def _without_derivative(self, loop):
         """Run steps from which no derivative comes back, whatever they capture."""
-        captured = jax.lax.stop_gradient(loop.objective.captured)
-        gradient = reverse_gradient(loop.objective._replace(captured=captured))
-        step = loop.make_step(lambda *args: gradient(*jax.lax.stop_gradient(args)))
 
-        def cut_step(carry, x):
-            carry, y = step(carry, x)
-            return loop.constant(carry), jax.lax.stop_gradient(y)
+        def scan(step, carry, xs):
+            def cut_step(carry, x):
+                carry, y = step(carry, x)
+                return loop.constant(carry), jax.lax.stop_gradient(y)
 
-        return jax.lax.scan(cut_step, loop.constant(loop.carry), xs, length=steps)
+            return jax.lax.scan(cut_step, carry, xs, length=loop.steps)
+
+        start = loop._replace(carry=loop.constant(loop.carry))
+        return _active.run(start, reverse_gradient(loop.objective), scan)
 
     def _scan(self, step: Step, carry, xs, steps: int):
         if self.checkpoint is None:

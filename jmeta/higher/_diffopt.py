@@ -56,7 +56,7 @@ class DifferentiableOptimizer:
         params = strong(params)
         first = tx.init(params)
         if opt_state is not None:
-            _check.opt_state(opt_state, tx, params)
+            opt_state = _check.opt_state(opt_state, tx, params)
         self.tx = tx
         self.opt_state = jax.device_put(
             first if opt_state is None else opt_state, device

@@ -1,6 +1,7 @@
 """What a user may write for a hyperparameter, as one value for each step."""
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jmeta._settings import PerLeaf, Setting, as_hyperparam
+from jmeta import _validate
+from jmeta._settings import PerLeaf, Setting, as_hyperparam, step_in_precision
 from jmeta._typing import PyTree
 
 
@@ -59,7 +61,7 @@ def per_step(
         per_steps = as_hyperparam(_plain(name, _as_pair(value.value, own)), name)
         return per_steps, lambda step, x: _check_form(name, x, own, params)
     if callable(value) and not inspect.isclass(value):
-        return None, lambda step, x: _check_form(name, value(step), own, params)
+        return None, _of_step(name, value, own, params)
     value = _as_pair(value, own)
     if isinstance(own, tuple) and isinstance(value, tuple):
         _check_pair(name, value, own)
@@ -83,6 +85,35 @@ def _as_pair(value, own):
     """A list where the transform has a pair, as the tuple that it stands for."""
     is_pair = isinstance(own, tuple) and isinstance(value, list)
     return tuple(value) if is_pair else value
+
+
+def _of_step(name, value, own, params):
+    """`(step, x) -> value(step)`, with a step of the precision of what comes out."""
+    _validate.takes(name, value, "step")
+
+    def at(step):
+        try:
+            found = value(step)
+        except _NOT_TRACED as error:
+            raise TypeError(
+                f"`{name}` as a function of the step must stay in JAX, which traces the"
+                " step; got one that turns it into a Python number. Use `jnp.where`, or"
+                " index a `jnp.array`."
+            ) from error
+        return _check_form(name, found, own, params)
+
+    # a weakly typed step has no precision of its own
+    weak = jax.ShapeDtypeStruct((), jnp.result_type(int), weak_type=True)
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(at, weak))]
+    dtype = functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32))
+    return lambda step, x: at(step_in_precision(step, dtype))
+
+
+_NOT_TRACED = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
 
 
 def _single(name, value):

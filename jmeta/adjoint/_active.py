@@ -1,0 +1,153 @@
+"""Run only some of a loop's steps, so that the others have no part in its derivative.
+
+How many is known when the program runs, so every step is computed, and those that are
+not taken are left out by a `where`. That alone keeps their values out, not their
+derivative: it is multiplied by 0, which is NaN where it is not finite, such as at the
+minimum that a loop has reached. Therefore
+
+- a step that is not taken is computed at the loop's start, where its derivative is that
+  of a step that was taken (`Start`; the carry stays as it is);
+- for a count of 0, what the loop captures is behind a `where` of its own, whose
+  transpose selects instead of multiplying. Under `vmap` it copies a captured value for
+  each count, so it is there for what is differentiated alone: a derivative rule around
+  the whole loop sees what that is. In `jax.shard_map` a captured value that all devices
+  share has none when the counts differ: it would become one of each device's own.
+
+The rule is one of forward mode, unless something in the loop has a `jax.custom_vjp`
+(the mixed gradient has): forward mode cannot go through that, and not even reverse mode
+can when a rule of forward mode is batched around it.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+
+from jmeta._jaxpr import hoist
+from jmeta._typing import PyTree
+from jmeta._varying import varying_axes
+from jmeta.adjoint._base import Gradient, Loop, Start, Step, first
+from jmeta.adjoint._symbolic import differentiated, materialised
+
+Scan = Callable[[Step, Any, PyTree], tuple[Any, PyTree]]
+"""`(step, carry, xs) -> (carry, ys)`."""
+
+
+def run(loop: Loop, gradient: Gradient, scan: Scan) -> tuple[Any, PyTree]:
+    """Run the loop's steps, of which those from `loop.active` on do nothing.
+
+    Args:
+        loop: The loop.
+        gradient: How its steps take the inner gradient.
+        scan: Calls the step that it is given for each slice.
+
+    Returns:
+        The last carry, and what the steps gave.
+    """
+    if loop.active is None or not loop.steps:
+        return scan(loop.make_step(gradient), loop.carry, loop.xs)
+
+    def counted(active, carry, xs):
+        start = Start(active, carry, first(xs))
+        return scan(loop.make_step(gradient, start), carry, xs)
+
+    args = loop.active, loop.carry, loop.xs
+    pure, captured, jaxpr = hoist(counted, *args)
+    leaves, treedef = jax.tree.flatten(_Inputs(captured, *args))
+
+    def steps(leaves, moving):
+        """Guard what the loop captures and is `moving`, a list with None for others."""
+        pairs = zip(leaves, moving, strict=True)
+        full = [x if moved is None else moved for x, moved in pairs]
+        is_moving = treedef.unflatten([x is not None for x in moving]).captured
+        captured, active, carry, xs = treedef.unflatten(full)
+        some = active > first(xs).step
+        guarded = [
+            jnp.where(some, x, jax.lax.stop_gradient(x))
+            if m and varying_axes(some) <= varying_axes(x)
+            else x
+            for x, m in zip(captured, is_moving, strict=True)
+        ]
+        return pure(guarded, active, carry, xs)
+
+    rule = _by_vjp if _has_custom_vjp(jaxpr.jaxpr) else _by_jvp
+    return rule(steps, leaves)
+
+
+def cut(loop: Loop, ys: Any) -> Any:
+    """The same without derivative in what steps gave that were not taken.
+
+    A loop that is differentiated as a whole multiplies: by NaN, if the loss that stands
+    for a missing one goes into a square.
+    """
+    if loop.active is None:
+        return ys
+
+    def one(on, y):
+        return jax.tree.map(lambda y: jnp.where(on, y, jax.lax.stop_gradient(y)), y)
+
+    given = jax.vmap(one)(loop.xs.step < loop.active, (ys.loss, ys.aux))
+    return ys._replace(loss=given[0], aux=given[1])
+
+
+class _Inputs(NamedTuple):
+    captured: list[Any]
+    active: jax.Array
+    carry: Any
+    xs: Any
+
+
+# the rules call `steps` itself, so that derivatives of any order go through it
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _by_jvp(steps, leaves):
+    return steps(leaves, [None] * len(leaves))
+
+
+def active_jvp(steps, primals, tangents):
+    """The derivative of `steps`, behind the guard, in forward mode."""
+    (leaves,), (dots,) = primals, tangents
+    dots = [dot if differentiated(dot) else None for dot in dots]
+    moving = [None if dot is None else x for x, dot in zip(leaves, dots, strict=True)]
+    return jax.jvp(lambda moving: steps(leaves, moving), (moving,), (dots,))
+
+
+_by_jvp.defjvp(active_jvp, symbolic_zeros=True)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _by_vjp(steps, leaves):
+    return steps(leaves, [None] * len(leaves))
+
+
+def active_fwd(steps, leaves):
+    """What `steps` gives, and its derivative behind the guard in reverse mode."""
+    values = [x.value for x in leaves]
+    moving = [x.value if x.perturbed else None for x in leaves]
+    return jax.vjp(lambda moving: steps(values, moving), moving)
+
+
+def active_bwd(steps, vjp, cotangents):
+    """The cotangents of what is differentiated, None for the rest."""
+    del steps
+    return vjp(materialised(cotangents))
+
+
+_by_vjp.defvjp(active_fwd, active_bwd, symbolic_zeros=True)
+
+
+def _has_custom_vjp(jaxpr):
+    return any(
+        eqn.primitive.name == "custom_vjp_call"
+        or any(map(_has_custom_vjp, _bodies(eqn)))
+        for eqn in jaxpr.eqns
+    )
+
+
+def _bodies(eqn):
+    for sub in jex.jaxprs_in_params(eqn.params):
+        yield sub.jaxpr if isinstance(sub, jex.ClosedJaxpr) else sub
