@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jmeta._jaxpr import dependencies, hoist
+from jmeta._dependence import dependencies
+from jmeta._jaxpr import hoist
 from tests.helpers import F64_SAME, assert_trees_close, compilations
 
 

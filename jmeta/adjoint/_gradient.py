@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jmeta._checkpoint import computed_once, keep
+from jmeta._rules import true_derivative
 from jmeta._tree import is_inexact
 from jmeta._typing import PyTree
 from jmeta.adjoint._base import Gradient, Objective
@@ -47,6 +48,7 @@ def mixed_gradient(objective: Objective, *, rolled: bool = True) -> Gradient:
     def forward(*args):
         return plain(*args), args
 
+    @true_derivative
     def backward(args, cotangents):
         params, *rest = args
         (loss_bar, extra_bar), v = cotangents
@@ -109,6 +111,7 @@ def _refuse(acting: Any, grads: PyTree) -> PyTree:
     return grads
 
 
+@true_derivative
 def _refuse_jvp(primals, tangents):
     acting_dot, _ = tangents
     if differentiated(acting_dot):
