@@ -101,12 +101,13 @@ class _Flow:
                 return [inputs[0].union(*outs) for outs in zip(*branches, strict=True)]
             case "scan":
                 consts, carry = scan_counts(params)
-                return self.until_stable(params["jaxpr"], consts, inputs, carry)
+                carry, outs = self.stable(params["jaxpr"], consts, inputs, carry)
+                return outs if params["length"] else carry + outs[len(carry) :]
             case "while":
                 skip, consts = params["cond_nconsts"], params["body_nconsts"]
                 carry = len(inputs) - skip - consts
                 body, rest = params["body_jaxpr"], inputs[skip:]
-                outs = self.until_stable(body, consts, rest, carry)
+                outs, _ = self.stable(body, consts, rest, carry)
                 (ends,) = self.through(params["cond_jaxpr"], [*inputs[:skip], *outs])
                 return [out | ends for out in outs]
         found, inner = origin(eqn), called(eqn)
@@ -130,8 +131,8 @@ class _Flow:
             results.append(follows | self.cut("custom rule", eqn, rest))
         return results
 
-    def until_stable(self, body, num_consts, inputs, num_carry):
-        """Pass a loop's carry through its body until no more inputs reach it."""
+    def stable(self, body, num_consts, inputs, num_carry):
+        """A loop's carry when no more inputs reach it, and what its body then gives."""
         consts = inputs[:num_consts]
         carry = list(inputs[num_consts : num_consts + num_carry])
         xs = list(inputs[num_consts + num_carry :])
@@ -139,7 +140,7 @@ class _Flow:
             outs = self.through(body, [*consts, *carry, *xs])
             grown = [a | b for a, b in zip(carry, outs[:num_carry], strict=True)]
             if grown == carry:
-                return grown + outs[num_carry:]
+                return grown, outs
             carry = grown
 
 
@@ -189,7 +190,8 @@ def _reached(eqn: jex.JaxprEqn, depth: int) -> list[Indices]:
     reached = [frozenset(range(len(eqn.invars)))] * len(eqn.outvars)
     try:
         back = sources(backward, cotangents)
-        found = [{j for j, ks in enumerate(back) if k in ks} for k in range(len(outputs))]
+        numbers = range(len(outputs))
+        found = [{j for j, ks in enumerate(back) if k in ks} for k in numbers]
     except Exception:  # a tangent in a while loop, or whatever the rule raises
         try:
             found = sources(forward, tangents)

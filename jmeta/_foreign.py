@@ -68,8 +68,9 @@ _of_helper = jax.custom_gradient.__code__.co_filename
 
 
 def _named(function: Any) -> str:
-    code = code_of(function) or code_of(type(function).__call__)
-    name = getattr(function, "__name__", type(function).__name__)
-    if code is None:
+    code, name = code_of(function), type(function).__name__
+    if code is not None:
+        name = code.co_name
+    elif (code := code_of(type(function).__call__)) is None:
         return f"`{name}`"
     return f"`{name}` ({os.path.basename(code.co_filename)}:{code.co_firstlineno})"

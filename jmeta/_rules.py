@@ -78,10 +78,6 @@ def origin(eqn: jex.JaxprEqn) -> Origin | None:
             return _of_jmeta(_unwrapped(params["bwd"])[0]) or _OF_USER
         case "custom_linear_solve":
             return _OF_JAX if _is_direct(params["jaxprs"]) else _OF_USER
-        case "custom_vmap_call":
-            # under vmap its rule comes in place of the function, with other rules
-            rule = getattr(params["rule"], "rule", None)
-            return None if _is_in_jax(rule) else _OF_USER
         case "linear_call" | "custom_transpose_call":
             return _OF_USER
     if "_prim" in params:
@@ -113,8 +109,6 @@ def definition(eqn: jex.JaxprEqn) -> Definition:
         case "custom_vjp_call":
             source = _source(params["call_jaxpr"])
             rules = [_unwrapped(params[name]) for name in ("bwd", "fwd_jaxpr_thunk")]
-        case "custom_vmap_call":
-            source, rules = _source(params["call"]), [params["rule"].rule]
         case "custom_linear_solve":
             source = _source(params["jaxprs"].solve)
         case "linear_call":
@@ -263,7 +257,9 @@ def _cells(function: Any) -> dict[str, Any]:
     """What a function closes over, by name."""
     names = getattr(getattr(function, "__code__", None), "co_freevars", ())
     cells = {}
-    for name, cell in zip(names, getattr(function, "__closure__", ()) or (), strict=True):
+    for name, cell in zip(
+        names, getattr(function, "__closure__", ()) or (), strict=True
+    ):
         try:
             cells[name] = cell.cell_contents
         except ValueError:  # not assigned yet

@@ -67,8 +67,8 @@ class Explanation(NamedTuple):
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        lines = [*map(str, self.inputs), *(f"inner loop: {note}" for note in self.notes)]
-        return "\n".join(lines)
+        notes = [f"inner loop: {note}" for note in self.notes]
+        return "\n".join([*map(str, self.inputs), *notes])
 
     def dot(self) -> str:
         """A graph in Graphviz's dot language: cuts in red, what is unused in grey."""
