@@ -37,7 +37,8 @@ def hoist(fun: Callable[..., Any], *args: Any) -> Hoisted:
         The pure function and the captured values.
 
     Example:
-        >>>         >>> scale = jnp.array(3.0)
+        >>> import jax.numpy as jnp
+        >>> scale = jnp.array(3.0)
         >>> pure, captured, _ = hoist(lambda x: scale * x, jnp.array(2.0))
         >>> float(pure(captured, 2.0)), float(pure([10.0], 2.0)), len(captured)
         (6.0, 20.0, 1)

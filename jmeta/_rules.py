@@ -179,7 +179,7 @@ def _is_of_jax(rule: Any, given: list[Any] | None, source: str) -> bool:
         return False
     return any(
         function.jvp is rule
-        and line == str(code_of(inspect.unwrap(function.fun)).co_firstlineno)
+        and line == _first_line(inspect.unwrap(function.fun))
         # what is given functions of the user's can be anything
         and (not function.nondiff_argnums or (given is not None and _is_data(given)))
         for function in _functions_with_rules(file)
@@ -199,6 +199,10 @@ def _functions_with_rules(file: str) -> list[Any]:
             if value is not None:
                 found.append(value)
     return found
+
+
+def _first_line(function: Any) -> str:
+    return str(getattr(code_of(function), "co_firstlineno", None))
 
 
 def _is_made_by_jax(rule: Any) -> bool:

@@ -24,7 +24,7 @@ def shrink(x):
     return 1 / (1 + jnp.sum(x**2))
 
 
-def by_jvp(fun: Any, rule: Any = None, **settings) -> Function:
+def by_jvp(fun: Any, rule: Any = None, **settings) -> Any:
     """`fun` with the rule, or one that shrinks the tangent."""
 
     def surrogate(primals, tangents):
@@ -48,6 +48,11 @@ def spike(x):
 
 def of_sin(primals, tangents):
     return jnp.sin(primals[0]), tangents[0] * shrink(primals[0])
+
+
+@functools.wraps(jnp.sin)
+def disguised(*args):
+    return of_sin(*args)
 
 
 def by_defjvps(fun: Any) -> Function:
@@ -144,7 +149,7 @@ ad.defjvp(shrinking, lambda tangent, x: tangent * shrink(x))
 summing = _primitive("summing")
 ad.deflinear2(summing, lambda g, x: [jnp.cumsum(g)])
 
-RULES: dict[str, Function] = {
+RULES: dict[str, Any] = {
     "custom_jvp": by_jvp(spike),
     "defjvps": by_defjvps(spike),
     "custom_vjp": by_vjp(spike),
@@ -158,7 +163,7 @@ RULES: dict[str, Function] = {
     "partial": by_jvp(functools.partial(jnp.multiply, 0.7)),
     "partial rule": by_jvp(jnp.sin, functools.partial(of_sin)),
     "lambda": by_jvp(lambda x: x * 1.0),
-    "rule that wraps JAX's": by_jvp(jnp.sin, functools.wraps(jnp.sin)(of_sin)),
+    "rule that wraps JAX's": by_jvp(jnp.sin, disguised),
     "jitted rule": by_jvp(jnp.sin, jax.jit(of_sin)),
     "nondiff_argnums": with_static_argument(),
     "symbolic_zeros": lambda x: by_jvp(two, with_symbolic_zeros, symbolic_zeros=True)(
