@@ -23,7 +23,7 @@ NAMES = {
     "partial rule": r"`sin` of JAX with the rule `of_sin` \(rule_cases.py:\d+\)",
     "lambda": r"`<lambda>` \(rule_cases.py:\d+\)",
     "custom_linear_solve": r"`<lambda>` \(rule_cases.py:\d+\)",
-    "custom_root": r"`\w+` of JAX, called at rule_cases.py:\d+ in by_root",
+    "custom_root": r"`\w+`( of JAX)?, called at rule_cases.py:\d+ in by_root",
     "primitive": r"`shrinking`, called at rule_cases.py:\d+ in <lambda>",
 }
 

@@ -157,7 +157,9 @@ JAX_OWN = {
 @pytest.mark.parametrize("name", JAX_OWN)
 def test_jaxs_own_rules_keep_the_fast_path(name):
     fun = JAX_OWN[name]
-    assert origins(fun, W) == {OF_JAX}
+    # since jax 0.11 sinc has none
+    bare = name == "sinc" and jax.__version_info__ >= (0, 11)
+    assert origins(fun, W) == (set() if bare else {OF_JAX})
     loss = lambda w: jnp.sum(fun(w) ** 2)
     run = functools.partial(trained, loss)
     # the marked rule is that of forward over reverse
