@@ -14,8 +14,6 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     ("_libraries", "_primitives", "_typing", "_validate"),
     ("_notes", "_rules"),
-    ("_libraries", "_primitives", "_typing", "_validate"),
-    ("_notes", "_rules"),
     ("_checkpoint", "_jaxpr", "_keys", "_numerics", "_settings", "_tree", "_varying"),
     ("_dependence", "_foreign"),
     (
