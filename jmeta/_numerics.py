@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from jmeta._rules import true_derivative
+
 
 def safe_sqrt(x: jax.Array) -> jax.Array:
     """Square root with derivative 0, of every order and in both modes, at 0.
@@ -66,6 +68,7 @@ def integer_power(x: jax.Array, n: jax.Array) -> jax.Array:
 
 
 @integer_power.defjvp
+@true_derivative
 def _integer_power_jvp(primals, tangents):
     (x, n), (x_dot, _) = primals, tangents
     return integer_power(x, n), n * integer_power(x, jnp.maximum(n - 1, 0)) * x_dot
@@ -96,6 +99,7 @@ def scale(factor: jax.Array, x: jax.Array) -> jax.Array:
 
 
 @scale.defjvp
+@true_derivative
 def _scale_jvp(primals, tangents):
     (factor, x), (factor_dot, x_dot) = primals, tangents
     return scale(factor, x), scale(factor, x_dot) + _times(factor_dot, x)

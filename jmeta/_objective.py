@@ -10,8 +10,9 @@ from flax import linen, nnx
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from jmeta import _validate
-from jmeta._jaxpr import flow, hoist
-from jmeta._primitives import has_foreign_rule
+from jmeta._dependence import each, flow
+from jmeta._foreign import foreign_rules
+from jmeta._jaxpr import hoist
 from jmeta._tree import cast_like, is_float
 from jmeta._typing import Key, PyTree
 from jmeta.adjoint._base import Objective
@@ -112,7 +113,7 @@ def make_objective(
         pure=pure,
         captured=captured,
         frozen=[x for x in captured if id(x) in constant],
-        foreign_rule=has_foreign_rule(jaxpr.jaxpr),
+        foreign_rules=foreign_rules(jaxpr.jaxpr),
     )
 
 
@@ -220,10 +221,9 @@ def _check_scalar(loss, has_aux):
 
 def _check_reaches(jaxpr, num_params):
     """Refuse a loss that no path of differentiable values leads to."""
-    inputs = [frozenset((i,)) for i in range(len(jaxpr.jaxpr.invars))]
-    if not any(i < num_params for i in flow(jaxpr, inputs)[0]):
+    if not any(i < num_params for i in flow(jaxpr, each(jaxpr.jaxpr.invars))[0]):
         raise ValueError(
-            "The loss does not depend on the trained parameters (or `stop_gradient`"
-            " or an integer cuts it off), so no step would move them. Use the"
-            " parameters that `apply_fn` is given."
+            "The loss does not depend on the trained parameters (or `stop_gradient`,"
+            " an integer or a custom derivative rule cuts it off), so no step would"
+            " move them. Use the parameters that `apply_fn` is given."
         )

@@ -7,8 +7,8 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 
-from jmeta._jaxpr import called, evaluate, place
-from jmeta._primitives import scan_counts
+from jmeta._jaxpr import called, evaluate
+from jmeta._primitives import place, scan_counts
 
 
 class Origin(NamedTuple):

@@ -1,6 +1,7 @@
 """Questions about JAX's equations that a transformation of jaxprs has to ask."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax.extend.core as jex
@@ -15,23 +16,37 @@ def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
     return len(consts), len(carry)
 
 
-def has_foreign_rule(jaxpr: jex.Jaxpr) -> bool:
-    """Whether a reverse-mode rule stands in a jaxpr that is not one of jmeta's own.
+def inner_jaxprs(parameter: Any) -> Iterator[jex.Jaxpr]:
+    """The jaxprs in a parameter of an equation, or in all of them, open."""
+    if isinstance(parameter, jex.ClosedJaxpr):
+        yield parameter.jaxpr
+    elif isinstance(parameter, jex.Jaxpr):
+        yield parameter
+    elif isinstance(parameter, tuple | list):
+        for item in parameter:
+            yield from inner_jaxprs(item)
+    elif isinstance(parameter, Mapping):
+        yield from inner_jaxprs(list(parameter.values()))
 
-    Such a rule may give something else than the derivative (gradient reversal,
-    clipping on the way back), which forward mode does not see. jmeta's own marks its
-    gradient with `keep`.
+
+def place(eqn: jex.JaxprEqn) -> str:
+    """The line that an equation comes from, as `file.py:12 in function`.
+
+    The user's where it is known; jax forgets who called a loop within its body, and
+    then it is jmeta's.
     """
-    for eqn in jaxpr.eqns:
-        inner = [_open(sub) for sub in jex.jaxprs_in_params(eqn.params)]
-        if eqn.primitive.name == "custom_vjp_call" and not any(
-            sub.primitive.name == "name" for body in inner for sub in body.eqns
-        ):
-            return True
-        if any(has_foreign_rule(body) for body in inner):
-            return True
-    return False
+    traceback = eqn.source_info.traceback
+    own = ""
+    for frame in traceback.frames if traceback else ():
+        path = Path(frame.file_name)
+        if "site-packages" in path.parts:
+            continue
+        function = frame.function_name.rpartition(".")[2]
+        line = f"{path.name}:{frame.line_num} in {function}"
+        if _PACKAGE not in path.parents:
+            return line
+        own = own or f"jmeta/{line}"
+    return own
 
 
-def _open(jaxpr):
-    return jaxpr.jaxpr if isinstance(jaxpr, jex.ClosedJaxpr) else jaxpr
+_PACKAGE = Path(__file__).parent

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.extend.core as jex
-import jax.numpy as jnp
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from jmeta import _validate
-from jmeta._jaxpr import Watch, evaluate, flow, place
+from jmeta._dependence import each, flow
+from jmeta._notes import notes
+from jmeta._primitives import place
 
 
 class Cut(NamedTuple):
@@ -60,12 +60,15 @@ class Explanation(NamedTuple):
 
     Attributes:
         inputs: In the order of the arguments' leaves.
+        notes: What inner loops do otherwise than their settings say, and why.
     """
 
     inputs: tuple[Input, ...]
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.inputs))
+        notes = [f"inner loop: {note}" for note in self.notes]
+        return "\n".join([*map(str, self.inputs), *notes])
 
     def dot(self) -> str:
         """A graph in Graphviz's dot language: cuts in red, what is unused in grey."""
@@ -91,17 +94,21 @@ class Explanation(NamedTuple):
 def explain(fun: Callable[..., Any], *args: Any) -> Explanation:
     """Find which arguments the derivative of a function reaches, without running it.
 
-    Follows every input through the function's jaxpr, its loops, branches and custom
-    rules included. A zero hypergradient that surprises is nearly always one of these:
-    the value is not used, a `stop_gradient` stands in between, it went through an
-    integer or a comparison, or a custom rule leaves it out.
+    Follows every input through the function's jaxpr, its loops and branches. Where a
+    function has a derivative rule of its own, the rule decides and not what the
+    function computes with. A zero hypergradient that surprises is nearly always one of
+    these: the value is not used, a `stop_gradient` stands in between, it went through
+    an integer or a comparison, or a custom rule leaves it out.
+
+    It also says which inner loops could not be differentiated forward over reverse,
+    since a function in their loss has a rule that need not be its derivative.
 
     Args:
         fun: Function of arrays, such as a meta-loss.
         *args: What it is called with; `jax.ShapeDtypeStruct` will do for an array.
 
     Returns:
-        A row for each leaf of the arguments; `.dot()` draws it.
+        A row for each leaf of the arguments, and notes; `.dot()` draws it.
 
     Raises:
         TypeError: `fun` is no function of these arguments, or takes or gives anything
@@ -116,8 +123,8 @@ def explain(fun: Callable[..., Any], *args: Any) -> Explanation:
 
     Note:
         A path of derivatives that happen to be 0 (as of `round` itself) counts as
-        reaching. A rule that cannot be transposed as a whole, as those of `ForwardMode`
-        over its limit and `Implicit`, counts as reaching what it computes with.
+        reaching. So does what `ForwardMode` over its limit and `Implicit` compute with,
+        and every input of a rule that cannot be traced by itself.
     """
     _validate.function("fun", fun, use="Pass the function and what it is called with.")
     _validate.takes("fun", fun, *args)
@@ -129,13 +136,13 @@ def explain(fun: Callable[..., Any], *args: Any) -> Explanation:
         return out
 
     closed = jax.make_jaxpr(checked)(*args)
-    inputs = [frozenset((i,)) for i in range(len(closed.jaxpr.invars))]
-    found = frozenset().union(*flow(closed, inputs, Watch(_cut, _rule)))
+    found = frozenset().union(*flow(closed, each(closed.jaxpr.invars), _cut))
     return Explanation(
         tuple(
             Input(f"args{keystr(path)}", i in found, _cuts_of(i, found))
             for i, (path, _) in enumerate(tree_leaves_with_path(args))
-        )
+        ),
+        notes(closed.jaxpr),
     )
 
 
@@ -148,43 +155,6 @@ def _cut(reason, eqn, indices):
     """Mark what ends here, once: what was cut before stays as it is."""
     cut = Cut(reason, place(eqn) if eqn is not None else "")
     return frozenset(i if isinstance(i, tuple) else (i, cut) for i in indices)
-
-
-def _rule(eqn: jex.JaxprEqn) -> list[set[int]] | None:
-    """For each output, the inputs that the transposed rule gives a cotangent."""
-    floats = [i for i, v in enumerate(eqn.invars) if _is_float(v)]
-    outputs = [k for k, v in enumerate(eqn.outvars) if _is_float(v)]
-
-    def transposed(cotangents, values):
-        def run(floating):
-            full = list(values)
-            for i, value in zip(floats, floating, strict=True):
-                full[i] = value
-            outs = evaluate(eqn, full)
-            return [outs[k] for k in outputs]
-
-        return jax.vjp(run, [values[i] for i in floats])[1](cotangents)[0]
-
-    cotangents = [_struct(eqn.outvars[k]) for k in outputs]
-    try:
-        closed = jax.make_jaxpr(transposed)(
-            cotangents, [_struct(v) for v in eqn.invars]
-        )
-    except Exception:  # a rule with a mind of its own, see the docstring above
-        return None
-    start = [frozenset((k,)) for k in outputs]
-    start += [frozenset()] * len(eqn.invars)
-    sources = flow(closed, start)
-    pairs = list(zip(floats, sources, strict=True))
-    return [{i for i, ks in pairs if k in ks} for k in range(len(eqn.outvars))]
-
-
-def _is_float(atom):
-    return jnp.issubdtype(atom.aval.dtype, jnp.inexact)
-
-
-def _struct(atom):
-    return jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype)
 
 
 def _quoted(text):

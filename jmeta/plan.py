@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jmeta import _validate
+from jmeta._notes import notes
 from jmeta._operations import count_operations
 from jmeta.adjoint import Adjoint, ForwardMode, Unroll
 
@@ -40,6 +41,7 @@ class Candidate(NamedTuple):
         compile_seconds: Time to trace, lower and compile.
         run_seconds: Median time of a call, when measured.
         reason: Why it cannot be used, empty when it can.
+        notes: What it does otherwise than its settings say, and why.
     """
 
     adjoint: Any
@@ -48,6 +50,7 @@ class Candidate(NamedTuple):
     compile_seconds: float | None = None
     run_seconds: float | None = None
     reason: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def work(self) -> float | None:
@@ -98,9 +101,8 @@ class Plan(NamedTuple):
         header = ["", "adjoint", "memory", "operations", "compile", "run", ""]
         rows = [header]
         for c in self.candidates:
-            note = c.reason
-            if not note and not self.fits(c):
-                note = "over the budget"
+            over = "" if c.reason or self.fits(c) else "over the budget"
+            note = "; ".join(filter(None, [c.reason, over, *c.notes]))
             rows.append(
                 [
                     "*" if c is best else "",
@@ -246,6 +248,7 @@ def _compile(make, adjoint, args):
         temp_bytes=memory.temp_size_in_bytes,
         operations=count_operations(traced.jaxpr),
         compile_seconds=seconds,
+        notes=notes(traced.jaxpr.jaxpr),
     )
     return row, compiled
 

@@ -6,7 +6,7 @@ import jax
 from jax.tree_util import tree_leaves_with_path
 
 from jmeta import _validate
-from jmeta._jaxpr import dependencies
+from jmeta._dependence import dependencies
 from jmeta._tree import path_strings
 from jmeta._typing import Path, PyTree
 
@@ -25,7 +25,9 @@ def unused_parameters(
 
     The objective is traced, not run. A parameter counts as used when a path of
     floating-point values leads from it to the loss that no `stop_gradient` cuts, also
-    one along which the gradient happens to be 0.
+    one along which the gradient happens to be 0. Where a function has a derivative rule
+    of its own (`jax.custom_jvp`, `jax.custom_vjp`), the rule counts: a spike with a
+    surrogate gradient uses its parameters.
 
     Args:
         objective: `objective(params, *batch)`, the scalar loss.

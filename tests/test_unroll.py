@@ -3,13 +3,13 @@
 import functools
 
 import jax
-import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jmeta
 from jmeta import Unroll
+from jmeta._primitives import inner_jaxprs
 from tests.cases import (
     PLAIN,
     STEPS,
@@ -106,8 +106,8 @@ def test_steps_at_once_in_nested_scans():
         for eqn in jaxpr.eqns:
             if eqn.primitive.name == "scan":
                 yield eqn.params["length"], eqn.params["unroll"]
-            for inner in jex.jaxprs_in_params(eqn.params):
-                yield from scans(getattr(inner, "jaxpr", inner))
+            for inner in inner_jaxprs(eqn.params):
+                yield from scans(inner)
 
     adjoint = Unroll(checkpoint="nested", unroll=2)
     loop = lambda w: jmeta.inner_loop(

@@ -23,10 +23,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.extend.core as jex
 import jax.numpy as jnp
 
 from jmeta._jaxpr import hoist
+from jmeta._primitives import inner_jaxprs
+from jmeta._rules import true_derivative
 from jmeta._typing import PyTree
 from jmeta._varying import varying_axes
 from jmeta.adjoint._base import Gradient, Loop, Start, Step, first
@@ -108,6 +109,7 @@ def _by_jvp(steps, leaves):
     return steps(leaves, [None] * len(leaves))
 
 
+@true_derivative
 def active_jvp(steps, primals, tangents):
     """The derivative of `steps`, behind the guard, in forward mode."""
     (leaves,), (dots,) = primals, tangents
@@ -131,6 +133,7 @@ def active_fwd(steps, leaves):
     return jax.vjp(lambda moving: steps(values, moving), moving)
 
 
+@true_derivative
 def active_bwd(steps, vjp, cotangents):
     """The cotangents of what is differentiated, None for the rest."""
     del steps
@@ -143,11 +146,6 @@ _by_vjp.defvjp(active_fwd, active_bwd, symbolic_zeros=True)
 def _has_custom_vjp(jaxpr):
     return any(
         eqn.primitive.name == "custom_vjp_call"
-        or any(map(_has_custom_vjp, _bodies(eqn)))
+        or any(map(_has_custom_vjp, inner_jaxprs(eqn.params)))
         for eqn in jaxpr.eqns
     )
-
-
-def _bodies(eqn):
-    for sub in jex.jaxprs_in_params(eqn.params):
-        yield sub.jaxpr if isinstance(sub, jex.ClosedJaxpr) else sub

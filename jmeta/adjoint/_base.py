@@ -49,13 +49,13 @@ class Objective(NamedTuple):
         pure: `(captured, params, inputs) -> (loss, extra)`; captures nothing itself.
         captured: The values that the user's functions close over.
         frozen: Those of them that are parameters which are not trained.
-        foreign_rule: Whether a `jax.custom_vjp` of the user's stands in it.
+        foreign_rules: The derivative rules in it that need not be derivatives, by name.
     """
 
     pure: Callable[[list[Any], PyTree, PyTree], tuple[jax.Array, PyTree]]
     captured: list[Any]
     frozen: list[Any]
-    foreign_rule: bool
+    foreign_rules: tuple[str, ...]
 
 
 class Loop(NamedTuple):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jmeta._checkpoint import computed_once, keep
+from jmeta._rules import true_derivative
 from jmeta._tree import is_inexact
 from jmeta._typing import PyTree
 from jmeta.adjoint._base import Gradient, Objective
@@ -48,6 +49,7 @@ def mixed_gradient(objective: Objective, *, rolled: bool = True) -> Gradient:
     def forward(*args):
         return plain(*args), args
 
+    @true_derivative
     def backward(args, cotangents):
         params, *rest = args
         (loss_bar, extra_bar), v = cotangents
@@ -149,6 +151,7 @@ def _refuse(acting: Any, grads: PyTree) -> PyTree:
     return grads
 
 
+@true_derivative
 def _refuse_jvp(primals, tangents):
     acting_dot, _ = tangents
     if differentiated(acting_dot):

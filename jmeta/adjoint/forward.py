@@ -10,6 +10,7 @@ from jax.custom_derivatives import zero_from_primal
 
 from jmeta import _validate
 from jmeta._jaxpr import hoist
+from jmeta._rules import true_derivative
 from jmeta._tree import is_inexact
 from jmeta._typing import PyTree
 from jmeta._varying import vary, varying_axes
@@ -86,6 +87,7 @@ class ForwardMode:
         # the rule calls `run_inputs`, so that derivatives of any order go through it
         rule = jax.custom_jvp(run_inputs)
 
+        @true_derivative
         def jvp(primals, tangents):
             (inputs,), (inputs_dot,) = primals, tangents
             self._check_count(inputs_dot)

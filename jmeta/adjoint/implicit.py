@@ -12,6 +12,7 @@ from jax.custom_derivatives import zero_from_primal
 
 from jmeta import _validate
 from jmeta._jaxpr import hoist
+from jmeta._rules import approximation
 from jmeta._typing import PyTree
 from jmeta._varying import vary, varying_axes
 from jmeta.adjoint import _active, _check
@@ -213,7 +214,7 @@ class Implicit:
             theta, inert, carry.params, carry.opt_state, carry.state, loop.xs
         )
 
-        def solve(inputs: _Inputs) -> tuple[PyTree, tuple[Any, ...]]:
+        def implicit(inputs: _Inputs) -> tuple[PyTree, tuple[Any, ...]]:
             it = iter(inputs.captured)
             by_id = dict(zip(map(id, theta), inputs.theta, strict=True))
             captured = [by_id[id(x)] if id(x) in by_id else next(it) for x in moving]
@@ -222,8 +223,9 @@ class Implicit:
             norm = optax.tree.norm(residual(inputs.theta, carry.params, carry))
             return carry.params, (carry, *rest, norm)
 
-        rule = jax.custom_jvp(solve)
+        rule = jax.custom_jvp(implicit)
 
+        @approximation
         def jvp(primals, tangents):
             (inputs,), (inputs_dot,) = primals, tangents
             _refuse(inputs_dot)

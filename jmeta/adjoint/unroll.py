@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jmeta import _validate
 from jmeta._checkpoint import KEEP
+from jmeta._notes import noted
 from jmeta._typing import PyTree
 from jmeta.adjoint import _active
 from jmeta.adjoint._base import Gradient, Loop, Objective, Outcome, Step, scan
@@ -40,8 +41,10 @@ class Unroll:
             loop itself (`jax.jvp`, `jax.jacfwd`, `jax.grad` of `jax.jvp`, what
             `jax.linearize` returns) cannot; use `ForwardMode` or `mixed=False` for it.
             Under `jax.jit` it is JAX's own TypeError that says so, when it compiles.
-            A loss with a `jax.custom_vjp` of its own, whose rule need not be the
-            derivative, is transposed by reverse over reverse all the same.
+            It needs true derivatives. A loss with a rule that neither JAX nor jmeta
+            defines (`jax.custom_jvp`, `jax.custom_vjp`, an approximate solve) is
+            transposed by reverse over reverse all the same; `plan` and `explain` say so
+            and name the rule.
         checkpoint: What is stored: None everything, `"step"` the carry (with `mixed`
             the inner gradient too), `"nested"` the carry at the borders of
             `sqrt(steps)` blocks.
@@ -127,9 +130,13 @@ class Unroll:
     def _gradient(self, objective: Objective, perturbations: PyTree) -> Gradient:
         if self.order == 1:
             return first_order_gradient(objective, perturbations)
-        # forward mode would go past the user's own rule for reverse mode
-        if not self.mixed or objective.foreign_rule:
+        if not self.mixed:
             return reverse_gradient(objective)
+        # forward over reverse takes the Jacobian of the gradient to be symmetric
+        if objective.foreign_rules:
+            rules = ", ".join(objective.foreign_rules)
+            note = f"reverse over reverse, because of the derivative rule of {rules}"
+            return noted(reverse_gradient(objective), note)
         return mixed_gradient(objective, rolled=self.unroll == 1)
 
     def _without_derivative(self, loop):

@@ -11,6 +11,7 @@ from jax.core import Tracer, eval_jaxpr
 from jax.custom_derivatives import SymbolicZero
 
 from jmeta._primitives import scan_counts
+from jmeta._rules import true_derivative
 
 _ELEMENTWISE = dict.fromkeys(
     "cbrt digamma div exp exp2 expm1 integer_pow lgamma log log1p pow rsqrt sqrt square"
@@ -66,6 +67,7 @@ def _with_rule(closed: jex.ClosedJaxpr) -> Callable[..., list[Any]]:
         consts, args = values[:num_consts], values[num_consts:]
         return list(eval_jaxpr(closed.jaxpr, consts, *args))
 
+    @true_derivative
     def jvp(primals, tangents):
         moving = {
             i: tangent
