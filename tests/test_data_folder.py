@@ -119,7 +119,7 @@ EIGHT = {
     "P gif": ("x.gif", GREY.convert("P")),
     "RGB": ("x.png", GREY.convert("RGB")),
     "RGBA": ("x.webp", GREY.convert("RGBA")),
-    "1": ("x.png", GREY.point(lambda x: 255 * (x > 100)).convert("1")),
+    "1": ("x.png", Image.fromarray(LOW > 100)),
 }
 
 

@@ -143,12 +143,13 @@ def _parameters(module: Any, method: Any) -> Mapping[str, inspect.Parameter]:
     if method is not None and not isinstance(method, str):
         return _after(1, method)
     name = method or "__call__"
+    fields = {field.name for field in dataclasses.fields(module)}
     if method is None and not callable(module):
         raise TypeError(
             "`model` must be called, or `method` says what to call; got a "
             f"{type(module).__name__} without `__call__`. Pass `method=`."
         )
-    if name not in {field.name for field in dataclasses.fields(module)}:
+    if name not in fields:
         return _after(1, getattr(type(module), name))
     value = getattr(module, name)
     is_function = inspect.isroutine(inspect.unwrap(value))
