@@ -103,7 +103,7 @@ class Training(NamedTuple):
                 extra.state,
             )
             if self.active is not None:
-                on = x.step < self.active
+                on = x.step < jnp.asarray(self.active, x.step.dtype)
                 new = jax.tree.map(lambda a, b: jnp.where(on, a, b), new, carry)
                 loss = jnp.where(on, loss, 0)
             return new, Y(loss, extra.aux, params if self.history else None)
