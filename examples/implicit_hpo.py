@@ -68,7 +68,7 @@ def tune(name, meta_steps):
         penalty = lambda w: 0.5 * jnp.sum(jnp.exp(log_penalties) * w**2)
         objective = lambda w: loss_fn(x @ w, y) + penalty(w)
         w = solve(objective, size, iterations)
-        return jnp.stack([loss_fn(x @ w, y) for x, y in judges])
+        return jnp.stack([loss_fn(rows @ w, targets) for rows, targets in judges])
 
     gradient = jax.grad(lambda penalties, solve: losses(penalties, solve)[0])
 

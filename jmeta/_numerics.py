@@ -64,14 +64,17 @@ def integer_power(x: jax.Array, n: jax.Array) -> jax.Array:
         >>> float(jax.grad(jax.grad(integer_power))(0.0, 1))
         0.0
     """
-    return x**n
+    # a float to the power of an integer is no promotion that could lose anything
+    with jax.numpy_dtype_promotion("standard"):
+        return x**n
 
 
 @integer_power.defjvp
 @true_derivative
 def _integer_power_jvp(primals, tangents):
     (x, n), (x_dot, _) = primals, tangents
-    return integer_power(x, n), n * integer_power(x, jnp.maximum(n - 1, 0)) * x_dot
+    slope = jnp.asarray(n, jnp.result_type(x)) * integer_power(x, jnp.maximum(n - 1, 0))
+    return integer_power(x, n), slope * x_dot
 
 
 @jax.custom_jvp

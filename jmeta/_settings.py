@@ -87,7 +87,9 @@ def as_hyperparam(value: Setting, name: str = "", form: str = FORMS) -> Setting:
     dtype = getattr(value, "dtype", None)
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         dtype = jnp.result_type(float)
-    dtype = jnp.promote_types(jnp.float32, jax.dtypes.canonicalize_dtype(dtype))
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    if jnp.finfo(dtype).bits < 32:
+        dtype = jnp.float32
     # convert_element_type also makes a weak type strong
     return jax.lax.convert_element_type(value, dtype)
 

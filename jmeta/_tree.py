@@ -41,6 +41,18 @@ def cast_like(tree: PyTree, like: PyTree) -> PyTree:
     return jax.tree.map(lambda x, y: jnp.asarray(x, jnp.result_type(y)), tree, like)
 
 
+def widest(*values: Any) -> jnp.dtype:
+    """The dtype that holds all of these, also where JAX promotes none implicitly.
+
+    Example:
+        >>> with jax.numpy_dtype_promotion("strict"):
+        ...     widest(jnp.ones(2, jnp.bfloat16), jnp.float32).name
+        'float32'
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*values)
+
+
 def is_float(leaf: Any) -> bool:
     """Whether a leaf is of a real floating-point dtype and can be differentiated."""
     return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)

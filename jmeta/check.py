@@ -12,7 +12,7 @@ from jax.tree_util import keystr, tree_leaves_with_path
 from jmeta import _validate
 from jmeta._differences import Estimate, directional_derivative
 from jmeta._origin import Origin, find_origin
-from jmeta._tree import is_float
+from jmeta._tree import is_float, widest
 from jmeta.adjoint import Adjoint, Unroll
 from jmeta.explain import Cut, explain
 
@@ -329,7 +329,7 @@ def _direction(generator, like):
 
 def _widest(leaf):
     # float64 where it is enabled, else float32
-    return jnp.asarray(leaf, jnp.promote_types(jnp.result_type(leaf), float))
+    return jnp.asarray(leaf, widest(leaf, float))
 
 
 def _scalar(loss):

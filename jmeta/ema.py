@@ -21,7 +21,7 @@ from jmeta._settings import (
     initial_hyperparams,
     is_plain,
 )
-from jmeta._tree import cast_like, is_float
+from jmeta._tree import cast_like, is_float, widest
 from jmeta._typing import PyTree
 
 
@@ -156,7 +156,7 @@ class EMA:
         def copy(param):
             dtype = jnp.result_type(param)
             if is_float(param):
-                dtype = jnp.promote_types(dtype, jnp.float32)
+                dtype = widest(dtype, jnp.float32)
             # a true copy, since the parameters may be donated
             return jnp.array(param, dtype)
 

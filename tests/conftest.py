@@ -6,11 +6,17 @@ below act on the items of this folder alone, and cover what a fixture would not:
 made while a test module is imported, and fixtures of a wider scope.
 
 A test runs what it compiles once, so XLA is told to compile quickly, which halves the
-suite's time; flags in the environment come later and win.
+suite's time; flags in the environment come later and win. A process that has
+grown large gives back what it has compiled before the next file, or it would grow by
+gigabytes.
 """
 
+import ctypes
+import gc
 import importlib.metadata
 import os
+import platform
+import sys
 from collections.abc import Generator
 from typing import Any
 
@@ -30,6 +36,9 @@ if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11
 # read when the first array is made
 os.environ["XLA_FLAGS"] = " ".join([*FLAGS, os.environ.get("XLA_FLAGS", "")])
 
+# what a file may start with; the largest adds as much again
+LARGE = 700 * 2**20
+
 
 @pytest.fixture
 def key() -> jax.Array:
@@ -37,12 +46,44 @@ def key() -> jax.Array:
 
 
 @pytest.hookimpl(wrapper=True)
-def _in_float64() -> Generator[None, Any, Any]:
+def _in_float64(item: pytest.Item | pytest.Collector) -> Generator[None, Any, Any]:
+    del item
     with jax.enable_x64(True), jax.numpy_rank_promotion("raise"):
         return (yield)
 
 
-pytest_make_collect_report = _in_float64
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, Any, Any]:
+    return (yield from _in_float64(collector))
+
+
 pytest_runtest_setup = _in_float64
 pytest_runtest_call = _in_float64
-pytest_runtest_teardown = _in_float64
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, Any, Any]:
+    result = yield from _in_float64(item)
+    if nextitem is not None and nextitem.path != item.path and _resident() > LARGE:
+        _give_memory_back()
+    return result
+
+
+def _resident() -> int:
+    """Bytes of memory that this process has; 0 where that is not easily known."""
+    if sys.platform != "linux":
+        return 0
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _give_memory_back() -> None:
+    gc.collect()
+    jax.clear_caches()
+    # what is freed stays with glibc until it is asked for it
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

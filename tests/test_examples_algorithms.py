@@ -15,10 +15,12 @@ def run(example, out, *args):
     return results
 
 
-def test_maml_plus_plus(tmp_path, capsys):
+def test_maml_plus_plus(tmp_path, capsys, monkeypatch):
+    # each number of steps is compiled anew, and all are in the slow test
+    monkeypatch.setattr(maml_plus_plus, "STEPS_SHOWN", (0, 5))
     results = run(maml_plus_plus, tmp_path / "new", "--meta-steps", "40")
     told = printed(capsys)
-    assert "test MSE after 0 steps 1 steps 3 steps 5 steps 10 steps" in told
+    assert "test MSE after 0 steps 5 steps" in told
     for name in ("MAML", "MAML++"):
         numbers = " ".join(f"{error:.3f}" for error in results[name])
         assert f"{name} {numbers}" in told
@@ -37,12 +39,13 @@ def test_maml_plus_plus_learns_more(tmp_path):
     assert_trees_close((learned, plain), (0.13, 0.45), 0.25)
 
 
-def test_imaml(tmp_path, capsys):
+def test_imaml(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(imaml, "STEPS_SHOWN", (0, 1, 160))
     args = "--meta-steps", "2", "--test-tasks", "3"
     results = run(imaml, tmp_path / "new", *args)
     told = printed(capsys)
-    assert "inner steps 0 1 4 16 40 160" in told
-    assert results["accuracy"].shape == (6, 3)
+    assert "inner steps 0 1 160" in told
+    assert results["accuracy"].shape == (3, 3)
     numbers = " ".join(f"{mean:.1%}" for mean in results["accuracy"].mean(1))
     assert f"accuracy {numbers}" in told
     memory = results["memory"]
@@ -61,7 +64,8 @@ def test_imaml_finds_the_solution(tmp_path):
     assert_trees_close((at[16], at[160], at[0]), (0.75, 0.75, 0.2), 0.08)
 
 
-def test_subset_adaptation(tmp_path, capsys):
+def test_subset_adaptation(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(subset_adaptation, "STEPS_SHOWN", (0, 5))
     results = run(subset_adaptation, tmp_path / "new", "--meta-steps", "3")
     told = printed(capsys)
     numbers = {"all": 1841, "head": 41, "low-rank": 80}

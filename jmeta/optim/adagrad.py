@@ -91,7 +91,8 @@ def adagrad(
     # torch/optim/adagrad.py, _single_tensor_adagrad
     def rule(hp, step, grad, param, sum):
         grad = (-grad if maximize else grad) + hp["weight_decay"] * param
-        clr = hp["lr"] / (1 + (step - 1) * hp["lr_decay"])
+        past = (step - 1).astype(hp["lr_decay"].dtype)
+        clr = hp["lr"] / (1 + past * hp["lr_decay"])
         sum = jnp.where(step == 1, hp["initial_accumulator_value"], sum) + grad**2
         return -clr * grad / (safe_sqrt(sum) + hp["eps"]), {"sum": sum}
 

@@ -99,13 +99,14 @@ def asgd(
     # torch/optim/asgd.py, _single_tensor_asgd
     def rule(hp, step, grad, param, eta, mu, ax):
         lr, lambd = hp["lr"], hp["lambd"]
+        count = step.astype(lr.dtype)
         grad = (-grad if maximize else grad) + hp["weight_decay"] * param
         # torch sets eta when the first update comes; an override may have come since
         eta = jnp.where(step == 1, lr, eta)
         update = -lambd * eta * param - eta * grad
         ax = ax + mu * (param + update - ax)
-        eta = lr / (1 + lambd * lr * step) ** hp["alpha"]
-        mu = 1 / jnp.maximum(1, step - hp["t0"])
+        eta = lr / (1 + lambd * lr * count) ** hp["alpha"]
+        mu = 1 / jnp.maximum(1, count - hp["t0"])
         return update, {"eta": eta, "mu": mu, "ax": ax}
 
     slots = {

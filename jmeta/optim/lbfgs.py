@@ -17,6 +17,7 @@ from jmeta._settings import (
     current_hyperparams,
     initial_hyperparams,
 )
+from jmeta._tree import widest
 from jmeta._typing import PyTree
 from jmeta.optim._lbfgs import LBFGSState, Limits, minimize
 
@@ -164,7 +165,7 @@ def lbfgs(
 
 def _flatten(tree: PyTree) -> jax.Array:
     leaves = [jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)]
-    dtype = jnp.promote_types(jnp.result_type(*leaves), jnp.float32)
+    dtype = widest(*leaves, jnp.float32)
     return jnp.concatenate([leaf.astype(dtype) for leaf in leaves])
 
 

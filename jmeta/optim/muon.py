@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jmeta import _validate
 from jmeta._numerics import safe_divide, safe_sqrt
 from jmeta._settings import Setting, check_settings, pair
-from jmeta._tree import path_strings
+from jmeta._tree import path_strings, widest
 from jmeta._typing import PyTree
 from jmeta.optim._base import per_leaf, scalar_settings
 
@@ -188,7 +188,7 @@ _FACTORS = {
 def _orthogonalized(x, coefficients, eps, steps):
     """Torch's _zeropower_via_newtonschulz, in the precision of `x`."""
     # sums in at least float32, rounded once, as torch's addmm does in bfloat16
-    sums = jnp.promote_types(x.dtype, jnp.float32)
+    sums = widest(x.dtype, jnp.float32)
     a, b, c = (value.astype(sums) for value in coefficients)
 
     def matmul(x, y):

@@ -116,8 +116,9 @@ def nadam(
         else:
             decay = 0.0
             grad = grad + weight_decay * param
-        mu = beta1 * (1 - 0.5 * 0.96 ** (step * momentum_decay))
-        mu_next = beta1 * (1 - 0.5 * 0.96 ** ((step + 1) * momentum_decay))
+        count = step.astype(momentum_decay.dtype)
+        mu = beta1 * (1 - 0.5 * 0.96 ** (count * momentum_decay))
+        mu_next = beta1 * (1 - 0.5 * 0.96 ** ((count + 1) * momentum_decay))
         mu_product = mu_product * mu
         exp_avg = beta1 * exp_avg + (1 - beta1) * grad
         exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad**2

@@ -116,7 +116,8 @@ def radam(
         bias_correction1 = 1 - integer_power(beta1, step)
         bias_correction2 = 1 - integer_power(beta2, step)
         rho_inf = 2 / (1 - beta2) - 1
-        rho = rho_inf - 2 * step * integer_power(beta2, step) / bias_correction2
+        count = step.astype(beta2.dtype)
+        rho = rho_inf - 2 * count * integer_power(beta2, step) / bias_correction2
         rectified = rho > 5
         # what the other branch would divide by or take the root of is replaced by
         # harmless numbers before, not after: 0 * inf would reach the derivatives

@@ -87,7 +87,7 @@ def cosine_annealing_warm_restarts(
             return cosine_wave(lr, eta_min, step % T_0, T_0)
         starts = jnp.array(_restarts(T_0, T_mult), step.dtype)
         cycle = jnp.searchsorted(starts, step, side="right", method="compare_all") - 1
-        T_i = T_0 * T_mult**cycle
+        T_i = T_0 * T_mult ** cycle.astype(step.dtype)
         return cosine_wave(lr, eta_min, step - starts[cycle], T_i)
 
     return schedule

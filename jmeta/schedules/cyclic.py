@@ -127,11 +127,15 @@ def _height(step_size_up, step_size_down, mode, gamma, scale_fn, scale_mode):
             return scale_fn(cycle if scale_mode == "cycle" else step)
         if mode == "exp_range":
             return integer_power(gamma, step)
-        return 0.5 ** (cycle - 1) if mode == "triangular2" else 1.0
+        if mode == "triangular2":
+            return integer_power(jnp.asarray(0.5), cycle - 1)
+        return 1.0
 
     def height(step):
         # whole cycles are split off exactly, before anything is rounded
-        cycle, position = jnp.divmod(step, up + down)
+        whole = isinstance(up + down, int)
+        count = step if whole else step.astype(jnp.result_type(float))
+        cycle, position = jnp.divmod(count, up + down)
         rising = position <= up
         triangle = jnp.where(rising, position / up, (up + down - position) / down)
         return triangle * scale(step, cycle.astype(step.dtype) + 1)

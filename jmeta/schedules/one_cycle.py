@@ -160,7 +160,7 @@ def _phases(ends, values, anneal_strategy):
     phases = list(zip(starts, ends, bounds, values[:-1], values[1:], strict=True))
 
     def schedule(step):
-        step = as_step(step)
+        step = as_step(step).astype(jnp.result_type(float))
         value = jnp.array(jnp.nan)
         # a step belongs to the first phase that it fits, so the last one comes first
         for start, end, bound, a, b in reversed(phases):

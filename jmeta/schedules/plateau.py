@@ -122,7 +122,7 @@ def reduce_lr_on_plateau(
         better = sign * metric < sign * bar
         bad = jnp.where(better, 0, state.num_bad_epochs + 1)
         cooling = state.cooldown_counter > 0
-        left = state.cooldown_counter - cooling
+        left = state.cooldown_counter - cooling.astype(jnp.int32)
         bad = jnp.where(cooling, 0, bad)
 
         drop = bad > patience

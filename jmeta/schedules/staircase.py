@@ -69,7 +69,7 @@ def multi_step_lr(
 
     def schedule(step):
         step = as_step(step)
-        drops = sum(((step >= m) for m in drops_at), jnp.zeros_like(step))
+        drops = sum(((step >= m).astype(step.dtype) for m in drops_at), 0 * step)
         return lr * integer_power(gamma, drops)
 
     return schedule

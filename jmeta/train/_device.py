@@ -9,7 +9,7 @@ import optax
 from jax.tree_util import keystr, tree_leaves_with_path
 from jax.typing import ArrayLike
 
-from jmeta._tree import cast_like, strong
+from jmeta._tree import cast_like, strong, widest
 from jmeta._typing import Key, PyTree
 from jmeta.train import _guard
 
@@ -182,4 +182,4 @@ def _skip(state, bad):
 
 
 def _wide(x):
-    return jnp.promote_types(x.dtype, jnp.float32)
+    return widest(x.dtype, jnp.float32)

@@ -1,0 +1,1 @@
+"""Random programs: drawn by a seed, written as Python, run beside a Python loop."""
