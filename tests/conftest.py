@@ -1,9 +1,11 @@
 """Everything under tests/ is collected and run in float64, on four CPU devices.
 
-The precision and the strict rank promotion are contexts and not global flags, so that
-the doctests of jmeta/, collected in the same process, keep JAX's defaults. The hooks
-below act on the items of this folder alone, and cover what a fixture would not: arrays
-made while a test module is imported, and fixtures of a wider scope.
+The precision and the strict promotion of ranks and dtypes are contexts and not global
+flags, so that the doctests of jmeta/, collected in the same process, keep JAX's
+defaults. The hooks below act on the items of this folder alone, and cover what a
+fixture would not: arrays made while a test module is imported, and fixtures of a wider
+scope. Other people's code that mixes dtypes is run under the marker
+`standard_promotion`.
 
 A test runs what it compiles once, so XLA is told to compile quickly, which halves the
 suite's time; flags in the environment come later and win. A process that has
@@ -47,8 +49,13 @@ def key() -> jax.Array:
 
 @pytest.hookimpl(wrapper=True)
 def _in_float64(item: pytest.Item | pytest.Collector) -> Generator[None, Any, Any]:
-    del item
-    with jax.enable_x64(True), jax.numpy_rank_promotion("raise"):
+    mixed = item.get_closest_marker("standard_promotion")
+    promotion = "standard" if mixed else "strict"
+    with (
+        jax.enable_x64(True),
+        jax.numpy_rank_promotion("raise"),
+        jax.numpy_dtype_promotion(promotion),
+    ):
         return (yield)
 
 

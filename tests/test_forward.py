@@ -114,7 +114,7 @@ def network(adjoint, x):
     batches = batches[0], batches[1].reshape(STEPS, 5) % 2
 
     def apply_fn(params, state, inputs, *, key):
-        keep = jax.random.bernoulli(key, 0.7, (5, 1))
+        keep = jax.random.bernoulli(key, 0.7, (5, 1)).astype(float)
         outputs = mlp(params, x["scale"] * inputs * keep) * (1 + 0.1 * state["count"])
         return outputs, {"count": state["count"] + 1, "seen": state["seen"] + 5}
 
@@ -131,7 +131,7 @@ def network(adjoint, x):
         state={"count": 0.0, "seen": 0}, history=True, adjoint=adjoint,
         trainable=lambda path: path != ("w2",),
         hyperparams={
-            "lr": lambda t: x["base"] * x["decay"] ** t,
+            "lr": lambda t: x["base"] * x["decay"] ** jnp.float64(t),
             "betas": (x["beta"], 0.99),
             "weight_decay": x["per_step"],
         },
@@ -228,6 +228,7 @@ COUNTED = [
 ]  # fmt: skip
 
 
+@pytest.mark.standard_promotion("mixes real and complex numbers")
 @pytest.mark.parametrize("name", COUNTED)
 def test_the_limit_counts_what_is_differentiated(name):
     fun, at, parts = counted(name)
@@ -246,6 +247,7 @@ def test_the_limit_counts_what_is_differentiated(name):
     )
 
 
+@pytest.mark.standard_promotion("mixes real and complex numbers")
 def test_complex_values_carry_derivatives():
     def meta_loss(adjoint, re, im):
         c = jax.lax.complex(re, im)

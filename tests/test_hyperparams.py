@@ -137,7 +137,17 @@ OVERRIDES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", OVERRIDES)
+# rates that compute with the integer step, and one of another precision
+MIXED = {"numpy", "over a schedule", "optax in a chain"} | {
+    name for name in OVERRIDES if "callable" in name
+}
+mixes = pytest.mark.standard_promotion("a user's own function or number mixes dtypes")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=mixes if n in MIXED else ()) for n in OVERRIDES],
+)
 def test_overrides(name):
     """As if the transform had been built with the value, at each step; never stick."""
     tx, hyperparams, make = OVERRIDES[name]
@@ -190,6 +200,7 @@ def test_settings_per_step_sum_to_the_constant():
     assert_trees_close(built, grads["lr"], rtol=F64_SAME)
 
 
+@mixes
 def test_schedules_go_on_under_an_override():
     tx = sgd(lr=lambda step: 0.5 * 0.5**step, momentum=0.25)
     half = loop(tx, {"lr": 0.1, "momentum": 0.0})
@@ -203,6 +214,7 @@ def test_frozen_parameters_may_have_a_rate():
     assert_trees_close(found, only({"lr": 0.1}).params, rtol=F64_SAME)
 
 
+@pytest.mark.standard_promotion("settings are wider than their parameters")
 def test_settings_keep_their_precision():
     """b2 = 0.999 would be 1 in bfloat16, and nothing would move."""
     params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), start())

@@ -178,7 +178,7 @@ def test_frozen_parameters():
 
     meta_loss = jax.jit(lambda params: mse(mlp(loop(params).params, *data()[:1]), 0.5))
     grads = jax.grad(meta_loss)(start)
-    direction = {k: jnp.sign(p) * (k == "w1") for k, p in start.items()}
+    direction = {k: jnp.sign(p) * float(k == "w1") for k, p in start.items()}
     slope = central_difference(meta_loss, start, direction)
     found = jnp.vdot(grads["w1"], direction["w1"])
     assert_trees_close(found, slope, rtol=F64_DIFFERENCE)
@@ -277,6 +277,7 @@ def test_perturbations_after_the_active_steps():
     assert_trees_close(grads, jnp.array(expected), rtol=F64_SAME)
 
 
+@pytest.mark.standard_promotion("settings are wider than their parameters")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("tx", [SGD, jmeta.optim.adam(), optax.adam(0.1)])
 def test_dtypes_are_kept(dtype, tx):
@@ -300,6 +301,7 @@ def test_dtypes_are_kept(dtype, tx):
     }
 
 
+@pytest.mark.standard_promotion("the rate is narrower than the parameter")
 def test_weak_types_are_not_weaker():
     """A Python float in float64 is not rounded to a float32 rate's precision."""
     run = inner_loop(

@@ -52,6 +52,7 @@ def by_hand(tx, params):
 
 
 # optax cuts the derivative of lbfgs's first step size
+@pytest.mark.standard_promotion("optax mixes dtypes")
 @pytest.mark.parametrize("name", sorted(set(TRANSFORMS) - {"lbfgs"}))
 def test_transforms(name):
     tx, params = TRANSFORMS[name](), start()
@@ -70,6 +71,7 @@ def test_transforms(name):
         assert jnp.all(jnp.abs(leaf - before) > 1e-6)
 
 
+@pytest.mark.standard_promotion("optax mixes dtypes")
 def test_lbfgs_is_differentiated_as_by_hand():
     tx, params = TRANSFORMS["lbfgs"](), start()
     runs = [
@@ -79,6 +81,7 @@ def test_lbfgs_is_differentiated_as_by_hand():
     assert_trees_close(*runs, rtol=F64_SAME, atol=1e-13)
 
 
+@pytest.mark.standard_promotion("optax mixes dtypes")
 @pytest.mark.parametrize(
     "linesearch",
     [optax.scale_by_backtracking_linesearch(8), optax.scale_by_zoom_linesearch(8)],

@@ -38,8 +38,8 @@ MOMENTUM = {"OneCycleLR": S.one_cycle_momentum, "CyclicLR": S.cyclic_momentum}
 RATE_ONLY = ("base_lr", "max_lr", "div_factor", "final_div_factor")
 MOMENTUM_ONLY = ("base_momentum", "max_momentum")
 LAMBDAS = {
-    "1 / (1 + 0.05 t)": lambda t: 1 / (1 + 0.05 * t),
-    "0.98 ** t": lambda t: 0.98**t,
+    "1 / (1 + 0.05 t)": lambda t: 1 / (1 + 0.05 * t.astype(float)),
+    "0.98 ** t": lambda t: 0.98 ** t.astype(float),
 }
 
 
@@ -150,7 +150,9 @@ LEARNED = {
     "exponential": lambda v: S.exponential_lr(v["lr"], v["gamma"]),
     "linear": lambda v: S.linear_lr(v["lr"], v["power"], v["gamma"], 4),
     "polynomial": lambda v: S.polynomial_lr(v["lr"], 4, v["power"]),
-    "lambda": lambda v: S.lambda_lr(v["lr"], lambda t: 1 / (1 + v["gamma"] * t)),
+    "lambda": lambda v: S.lambda_lr(
+        v["lr"], lambda t: 1 / (1 + v["gamma"] * t.astype(float))
+    ),
     "cosine": lambda v: S.cosine_annealing_lr(v["lr"], 3, v["eta_min"]),
     "restarts": lambda v: S.cosine_annealing_warm_restarts(v["lr"], 2, 2, v["eta_min"]),
     "one_cycle": lambda v: S.one_cycle_lr(
@@ -172,7 +174,7 @@ LEARNED = {
         [
             S.exponential_lr(v["lr"], v["gamma"]),
             S.one_cycle_lr(v["lr"], 3, pct_start=0.5),
-            S.lambda_lr(v["lr"], lambda t: jnp.sqrt(v["power"] + t)),
+            S.lambda_lr(v["lr"], lambda t: jnp.sqrt(v["power"] + t.astype(float))),
         ],
         [2, 5],
     ),

@@ -253,6 +253,7 @@ def test_rules_that_are_no_derivative_are_transposed_by_reverse_mode(mixed):
     assert_trees_close(found, slopes, rtol=F64_DIFFERENCE)
 
 
+@pytest.mark.standard_promotion("mixes real and complex numbers")
 @pytest.mark.parametrize("adjoint", [PLAIN, Unroll()])
 def test_complex_values_carry_derivatives(adjoint):
     def meta_loss(re, im):

@@ -100,7 +100,7 @@ def test_last_keeps_settings(override):
     """A setting acts in the last steps however it is given: also as a schedule."""
 
     def meta_loss(lr, adjoint):
-        schedule = lambda step: lr * (1 + step)
+        schedule = lambda step: lr * jnp.float64(1 + step)
         tx = jmeta.optim.sgd(lr=0.1 if override else schedule)
         hyperparams = {"lr": schedule} if override else None
         run = jmeta.inner_loop(

@@ -78,7 +78,7 @@ def loop(w, lr, center, place):
         case "grad_callback":
             kwargs |= {"grad_callback": lambda g: g * center, "batch": lr}
         case "active":
-            kwargs |= {"active": 1 + (center[0] > 0.5), "batch": lr}
+            kwargs |= {"active": 1 + (center[0] > 0.5).astype(int), "batch": lr}
         case "perturbations":
             kwargs |= {"perturbations": jnp.ones((4, 1)) * center[None], "batch": lr}
     tx = jmeta.optim.sgd(momentum=0.5)
