@@ -122,6 +122,7 @@ def _refuse_search(params: PyTree, grads: PyTree) -> PyTree:
     return grads
 
 
+@true_derivative
 def _refuse_search_jvp(primals, tangents):
     if differentiated(tangents):
         raise ValueError(
