@@ -233,6 +233,8 @@ def inner_loop(
 
     # inside shard_map: train parameters of each device's own, see `vary`
     axes = varying_axes((carry, batch, xs, hyperparams, key, active))
+    # of counts that differ, each device's decides which slices a step sees
+    xs = vary(xs, varying_axes(active))
     objective = objective_of(carry := vary(carry, axes))
     if in_shard_map():
         step = training.make_step(objective, reverse_gradient(objective))

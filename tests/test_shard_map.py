@@ -131,3 +131,24 @@ def test_what_is_the_same_on_all_devices_stays_so():
     assert_trees_close(
         jax.jit(grad)(shared[0]), jax.jit(jax.grad(loss))(shared[0]), F64_SAME
     )
+
+
+@pytest.mark.parametrize("adjoint", [Unroll(), PLAIN, ForwardMode()], ids=str)
+def test_a_count_of_steps_for_each_device(adjoint):
+    """The slices are the same on every device; which of them a step sees is not."""
+    x, (w, lr, _) = data()
+    counts = jnp.arange(1, 5)
+
+    def loss(lr, count, steps):
+        run = jmeta.inner_loop(
+            lambda w, x: jnp.sum(jnp.cosh(w - x)), w, jmeta.optim.sgd(), steps,
+            batches=x[:steps], hyperparams={"lr": lr}, active=count, adjoint=adjoint,
+        )  # fmt: skip
+        return jnp.sum(run.params**3)
+
+    def local(count):
+        return jax.grad(loss)(lr, count[0], STEPS)[None]
+
+    mapped = jax.shard_map(local, mesh=mesh(), in_specs=SPLIT, out_specs=SPLIT)
+    expected = [jax.grad(loss)(lr, None, int(steps)) for steps in counts]
+    assert_trees_close(jax.jit(mapped)(counts), jnp.stack(expected), F64_SAME)

@@ -32,6 +32,14 @@ TX = optax.chain(
 )
 
 
+@pytest.fixture(autouse=True)
+def a_terminal_that_interrupts():
+    """A process that a shell began in the background has Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def whole():
     """A run that nothing stopped and that kept nothing."""

@@ -159,6 +159,8 @@ def _settle(c: Choices, rng: random.Random) -> None:
             c.quantities -= {"lr", "second"}
         elif optimizer.lr_name != "lr":
             c.optimizer = rng.choice(("sgd", "adam", "adamw", "nesterov"))
+        if c.adjoint == "fixed_point":  # a clipped step moves by a constant
+            c.callback = CALLBACKS[0]
         if c.adjoint == "fixed_point" and c.rate in ("per_step", "constructor"):
             c.rate = rng.choice(("number", "per_leaf", "callable"))
     if c.traced:
