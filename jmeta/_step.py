@@ -13,6 +13,7 @@ from jmeta._objective import Inputs
 from jmeta._tree import cast_like, is_float
 from jmeta._typing import Key, PyTree
 from jmeta.adjoint._base import Gradient, Objective, Start, Step, missing
+from jmeta.optim._own import guarded_update
 from jmeta.optim.hyperparams import Assignment, override, restore, stop_gradient
 
 
@@ -101,7 +102,7 @@ class Training(NamedTuple):
         return step
 
     def _make_training_step(self, objective, gradient):
-        tx = self.tx
+        tx, update = self.tx, guarded_update(self.tx)
 
         def train(carry: Carry, x: X) -> tuple[Carry, jax.Array, PyTree]:
             params, inputs = carry.params, self.inputs(carry, x)
@@ -114,7 +115,7 @@ class Training(NamedTuple):
 
             extras = _wanted(tx, {"value": loss, "grad": grads, "value_fn": value_fn})
             before = override(carry.opt_state, self.overrides, x.step, x.hyperparams)
-            updates, opt_state = tx.update(grads, before, params, **extras)
+            updates, opt_state = update(grads, before, params, **extras)
             opt_state = restore(opt_state, carry.opt_state, self.overrides)
             new = Carry(
                 optax.apply_updates(params, updates),

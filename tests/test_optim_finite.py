@@ -11,6 +11,7 @@ import pytest
 
 from jmeta.optim import finite
 from jmeta.optim._guarded import guarded
+from jmeta.optim._slopes import SLOPES
 from tests.helpers import (
     F64_DIFFERENCE,
     F64_SAME,
@@ -197,12 +198,12 @@ def with_control_flow(x):
 
 def test_control_flow_and_custom_rules_are_followed():
     x = jnp.array([0.3, 1.0, 2.0])
-    f, g = jax.jit(with_control_flow), jax.jit(guarded(with_control_flow))
+    f, g = jax.jit(with_control_flow), jax.jit(guarded(with_control_flow, SLOPES))
     assert_trees_close(g(x), f(x), rtol=F64_SAME)
 
     @jax.jit
     def total(x):
-        return guarded(with_control_flow)(x).sum()
+        return guarded(with_control_flow, SLOPES)(x).sum()
 
     # the norm of zeros is NaN without the guard and constant in truth
     difference = central_difference(lambda x: f(x).sum(), x, jnp.ones(3))
@@ -222,5 +223,5 @@ def test_loops_without_a_bound_are_followed_forward():
         )[1]
 
     x = jnp.array([0.0, 4.0])
-    _, slope = jax.jvp(guarded(root), (x,), (jnp.ones(2),))
+    _, slope = jax.jvp(guarded(root, SLOPES), (x,), (jnp.ones(2),))
     assert_trees_close(slope, jnp.array([0.0, 1.0]), rtol=F64_SAME)

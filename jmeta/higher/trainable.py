@@ -12,6 +12,7 @@ from jmeta import _validate
 from jmeta._tree import is_float, strong
 from jmeta._typing import PyTree
 from jmeta.higher._groups import by_label, group_labels
+from jmeta.optim._own import is_own, own
 from jmeta.optim.hyperparams import Assignment, assign, places
 
 
@@ -124,7 +125,8 @@ def apply_trainable_opt_params(
             new = _set_at(new, _path(target), _get_at(state, _path(target)))
         return updates, new
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    new = optax.GradientTransformationExtraArgs(init, update)
+    return own(new) if is_own(tx) else new
 
 
 def _path(target: Assignment) -> KeyPath:

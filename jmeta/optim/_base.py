@@ -20,6 +20,7 @@ from jmeta._settings import (
     initial_hyperparams,
 )
 from jmeta._typing import PyTree
+from jmeta.optim._own import own
 
 Slot = Callable[[dict[str, Setting], jax.Array], jax.Array | None]
 """`(hp, param) -> initial value` of what is remembered of a parameter, None if not."""
@@ -91,7 +92,7 @@ def per_leaf(
             fields[name] = treedef.unflatten([row[name] for row in rows])
         return state_type(**fields | {"step": step, "hyperparams": hyperparams})
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return own(optax.GradientTransformationExtraArgs(init, update))
 
 
 def scalar_settings(optimizer: str, hp: dict[str, Setting], *names: str) -> None:

@@ -1,71 +1,88 @@
-"""Run a function with every derivative in it kept finite."""
+"""Run a function with some of the operations in it replaced, for derivatives alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
-from jax.core import Tracer, eval_jaxpr
+from jax.core import eval_jaxpr
 from jax.custom_derivatives import SymbolicZero
 
 from jmeta._primitives import scan_counts
 from jmeta._rules import true_derivative
 
-_ELEMENTWISE = dict.fromkeys(
-    "cbrt digamma div exp exp2 expm1 integer_pow lgamma log log1p pow rsqrt sqrt square"
-    " tan".split(),
-    1.0,
-) | {"acos": 0.5, "acosh": 2.0, "asin": 0.5, "atan2": 1.0, "atanh": 0.5, "erf_inv": 0.5}
-"""Primitives that act entry by entry and whose slope can be infinite or NaN.
+Guard = Callable[[Callable[..., Any], Mapping[str, Any], list[Any], list[bool]], Any]
+"""`(bind, params, args, moving) -> output`, where `bind(*args)` is the operation itself.
 
-With a place where it is neither.
+`moving` says which of `args` can depend on what is being differentiated.
 """
 
-_BILINEAR = frozenset({"mul", "dot_general"})
-"""Primitives of two operands whose slope in the one is the other."""
+Guards = Mapping[str, Guard]
+"""What takes the place of an operation, by the name of its primitive."""
 
 
-def guarded(fun: Callable[..., Any]) -> Callable[..., Any]:
-    """Take an operation as constant, in derivatives, where its slope is not finite.
+def guarded(fun: Callable[..., Any], guards: Guards) -> Callable[..., Any]:
+    """Put guards in the place of operations where a function is differentiated.
 
-    The function is traced; without differentiation its jaxpr is evaluated as it is.
-    For derivatives it is evaluated primitive by primitive, and those whose slope can
-    be infinite or NaN see a harmless operand where it is, and their own value, as a
-    constant, is put in place of what comes out. A derivative rule for each primitive
-    would read better, but `scan` in reverse mode drops the rules inside its body, so
-    that second derivatives would be NaN again. Operations with a custom derivative
-    rule keep it.
+    The function is traced; without differentiation its jaxpr is evaluated as it is, and
+    also where none of the operations is in it. For derivatives it is evaluated
+    primitive by primitive, guards in place where the derivative goes through. A derivative rule for each primitive would
+    read better, but `scan` in reverse mode drops the rules inside its body, so that
+    second derivatives would not see it. Operations with a custom derivative rule keep
+    it.
 
     Args:
         fun: Function of arrays in pytrees; may capture traced values.
+        guards: What stands for which primitive; must give the operation's own value.
 
     Returns:
         A function with the same values.
 
     Example:
-        >>> f = lambda x: jnp.sqrt(x) * jnp.log(x)
-        >>> jax.grad(f)(0.0).item(), jax.grad(guarded(f))(0.0).item()
-        (nan, 0.0)
+        >>> import jax.numpy as jnp
+        >>> def constant(bind, params, args, moving):
+        ...     return jax.lax.stop_gradient(bind(*args))
+        >>> f = guarded(lambda x: x * jnp.sqrt(x), {"sqrt": constant})
+        >>> f(4.0).item(), jax.grad(f)(4.0).item()
+        (8.0, 2.0)
     """
 
     def run(*args: Any) -> Any:
         closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
-        flat = _with_rule(closed)(*closed.consts, *jax.tree.leaves(args))
+        run = (
+            _with_rule(closed, guards) if _has(closed.jaxpr, guards) else _plain(closed)
+        )
+        flat = run(*closed.consts, *jax.tree.leaves(args))
         return jax.tree.structure(shape).unflatten(flat)
 
     return run
 
 
-def _with_rule(closed: jex.ClosedJaxpr) -> Callable[..., list[Any]]:
-    """The jaxpr as a function of constants and inputs, guarded when differentiated."""
+def _has(jaxpr: jex.Jaxpr, guards: Guards) -> bool:
+    """Whether an operation that has a guard stands in a jaxpr, at any depth."""
+    return any(
+        eqn.primitive.name in guards
+        or any(_has(sub, guards) for sub in jex.jaxprs_in_params(eqn.params))
+        for eqn in jaxpr.eqns
+    )
+
+
+def _plain(closed: jex.ClosedJaxpr) -> Callable[..., list[Any]]:
+    """The jaxpr as a function of constants and inputs."""
     num_consts = len(closed.consts)
 
-    @jax.custom_jvp
     def run(*values):
-        consts, args = values[:num_consts], values[num_consts:]
-        return list(eval_jaxpr(closed.jaxpr, consts, *args))
+        return eval_jaxpr(closed.jaxpr, values[:num_consts], *values[num_consts:])
+
+    return run
+
+
+def _with_rule(closed: jex.ClosedJaxpr, guards: Guards) -> Callable[..., list[Any]]:
+    """The same with guards when it is differentiated."""
+    num_consts = len(closed.consts)
+    run = jax.custom_jvp(_plain(closed))
 
     @true_derivative
     def jvp(primals, tangents):
@@ -80,7 +97,9 @@ def _with_rule(closed: jex.ClosedJaxpr) -> Callable[..., list[Any]]:
             values = list(primals)
             for i, value in zip(moving, moved, strict=True):
                 values[i] = value
-            return _evaluate(closed.jaxpr, values[:num_consts], *values[num_consts:])
+            consts, args = values[:num_consts], values[num_consts:]
+            flags = [i in moving for i in range(len(values))]
+            return _evaluate(guards, closed.jaxpr, consts, args, flags)
 
         return jax.jvp(at, [primals[i] for i in moving], list(moving.values()))
 
@@ -88,46 +107,62 @@ def _with_rule(closed: jex.ClosedJaxpr) -> Callable[..., list[Any]]:
     return run
 
 
-def _evaluate(jaxpr: jex.Jaxpr, consts: Sequence[Any], *args: Any) -> list[Any]:
-    values = dict(zip(jaxpr.constvars, consts, strict=True))
-    values.update(zip(jaxpr.invars, args, strict=True))
+def _evaluate(
+    guards: Guards,
+    jaxpr: jex.Jaxpr,
+    consts: Sequence[Any],
+    args: Sequence[Any],
+    moving: Sequence[bool],
+) -> list[Any]:
+    inputs = [*jaxpr.constvars, *jaxpr.invars]
+    values = dict(zip(inputs, [*consts, *args], strict=True))
+    moves = {v for v, flag in zip(inputs, moving, strict=True) if flag and _is_float(v)}
 
     def read(atom):
         return atom.val if isinstance(atom, jex.Literal) else values[atom]
 
     for eqn in jaxpr.eqns:
-        out = _apply(eqn, [read(atom) for atom in eqn.invars])
+        flags = [not isinstance(v, jex.Literal) and v in moves for v in eqn.invars]
+        inputs = [read(atom) for atom in eqn.invars]
+        out = _apply(guards, eqn, inputs, flags) if any(flags) else _bind(eqn, *inputs)
         outs = out if eqn.primitive.multiple_results else [out]
         values.update(zip(eqn.outvars, outs, strict=True))
+        if any(flags) and eqn.primitive.name != "stop_gradient":
+            moves.update(filter(_is_float, eqn.outvars))
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _apply(eqn: jex.JaxprEqn, args: list[Any]) -> Any:
+def _is_float(var: jex.Var) -> bool:
+    return jnp.issubdtype(var.aval.dtype, jnp.inexact)
+
+
+def _apply(
+    guards: Guards, eqn: jex.JaxprEqn, args: list[Any], moving: list[bool]
+) -> Any:
     """The equation's outputs, with guards in it and in the jaxprs that it calls."""
     params = eqn.params
     match eqn.primitive.name:
-        case "jit" | "closed_call":
-            return _closed(params["jaxpr"])(*args)
+        case "jit" | "pjit":
+            return _closed(guards, params["jaxpr"], moving)(*args)
+        case "closed_call":
+            return _closed(guards, params["call_jaxpr"], moving)(*args)
         case "checkpoint" | "remat2":
             # its jaxpr is an open one
             again = jax.checkpoint(
-                partial(_evaluate, params["jaxpr"], ()),
+                lambda *args: _evaluate(guards, params["jaxpr"], (), args, moving),
                 policy=params["policy"],
                 prevent_cse=params["prevent_cse"],
             )
             return again(*args)
         case "cond":
-            return jax.lax.switch(
-                args[0], [*map(_closed, params["branches"])], *args[1:]
-            )
+            branches = [_closed(guards, b, moving[1:]) for b in params["branches"]]
+            return jax.lax.switch(args[0], branches, *args[1:])
         case "while":
-            return _while(params, args)
+            return _while(guards, params, args)
         case "scan":
-            return _scan(params, args)
-        case name if name in _ELEMENTWISE and _is_float(args):
-            return _elementwise(partial(_bind, eqn), args, _ELEMENTWISE[name])
-        case name if name in _BILINEAR and _is_float(args):
-            return _bilinear(partial(_bind, eqn), args)
+            return _scan(guards, params, args)
+        case name if name in guards:
+            return guards[name](partial(_bind, eqn), params, args, moving)
     return _bind(eqn, *args)
 
 
@@ -138,14 +173,22 @@ def _bind(eqn: jex.JaxprEqn, *args: Any) -> Any:
     return eqn.primitive.bind(*functions, *args, **params)
 
 
-def _closed(closed: jex.ClosedJaxpr) -> Callable[..., list[Any]]:
-    return partial(_evaluate, closed.jaxpr, closed.consts)
+def _closed(
+    guards: Guards, closed: jex.ClosedJaxpr, moving: Sequence[bool] | None = None
+) -> Callable[..., list[Any]]:
+    """A jaxpr with its constants as a function; None: all that it takes moves."""
+
+    def run(*args):
+        flags = [False] * len(closed.consts) + list(moving or [True] * len(args))
+        return _evaluate(guards, closed.jaxpr, closed.consts, args, flags)
+
+    return run
 
 
-def _while(params: dict[str, Any], args: list[Any]) -> list[Any]:
+def _while(guards: Guards, params: Mapping[str, Any], args: list[Any]) -> list[Any]:
     body_start = params["cond_nconsts"]
     start = body_start + params["body_nconsts"]
-    cond, body = _closed(params["cond_jaxpr"]), _closed(params["body_jaxpr"])
+    cond, body = (_closed(guards, params[f"{name}_jaxpr"]) for name in ("cond", "body"))
     return jax.lax.while_loop(
         lambda carry: cond(*args[:body_start], *carry)[0],
         lambda carry: body(*args[body_start:start], *carry),
@@ -153,9 +196,9 @@ def _while(params: dict[str, Any], args: list[Any]) -> list[Any]:
     )
 
 
-def _scan(params: dict[str, Any], args: list[Any]) -> list[Any]:
+def _scan(guards: Guards, params: Mapping[str, Any], args: list[Any]) -> list[Any]:
     start, num_carry = scan_counts(params)
-    body = _closed(params["jaxpr"])
+    body = _closed(guards, params["jaxpr"])
 
     def step(carry, xs):
         outs = body(*args[:start], *carry, *xs)
@@ -170,28 +213,3 @@ def _scan(params: dict[str, Any], args: list[Any]) -> list[Any]:
         unroll=params["unroll"],
     )
     return [*carry, *ys]
-
-
-def _elementwise(bind: Callable, args: list[Any], harmless: float) -> Any:
-    still = [jax.lax.stop_gradient(x) for x in args]
-    good = jnp.array(True)
-    moving = list(args)
-    # only what is traced can be differentiated
-    traced = [i for i, x in enumerate(args) if isinstance(x, Tracer) and _is_float([x])]
-    for i in traced:
-        along = lambda x, i=i: bind(*still[:i], x, *still[i + 1 :])
-        slope = jax.jvp(along, (still[i],), (jnp.ones_like(still[i]),))[1]
-        good = good & jnp.isfinite(slope)
-    for i in traced:
-        moving[i] = jnp.where(good, args[i], jnp.full_like(args[i], harmless))
-    return jnp.where(good, bind(*moving), bind(*still))
-
-
-def _bilinear(bind: Callable, args: list[Any]) -> Any:
-    out = bind(*map(jax.lax.stop_gradient, args))
-    finite = [jnp.where(jnp.isfinite(x), x, jnp.zeros_like(x)) for x in args]
-    return jnp.where(jnp.isfinite(out), bind(*finite), out)
-
-
-def _is_float(args: Sequence[Any]) -> bool:
-    return jnp.issubdtype(jnp.result_type(args[0]), jnp.inexact)

@@ -7,6 +7,8 @@ import optax
 from jmeta import _validate
 from jmeta._typing import PyTree
 from jmeta.optim._guarded import guarded
+from jmeta.optim._own import own
+from jmeta.optim._slopes import SLOPES
 
 
 def finite(
@@ -62,6 +64,6 @@ def finite(
         def step(updates, state, params):
             return tx.update(updates, state, params, **extra_args)
 
-        return guarded(step)(updates, state, params)
+        return guarded(step, SLOPES)(updates, state, params)
 
-    return optax.GradientTransformationExtraArgs(tx.init, update)
+    return own(optax.GradientTransformationExtraArgs(tx.init, update))

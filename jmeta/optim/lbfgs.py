@@ -20,6 +20,7 @@ from jmeta._settings import (
 from jmeta._tree import widest
 from jmeta._typing import PyTree
 from jmeta.optim._lbfgs import LBFGSState, Limits, minimize
+from jmeta.optim._own import own
 
 
 def lbfgs(
@@ -160,7 +161,7 @@ def lbfgs(
         )
         return _unflatten(end.x - start, params), new_state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return own(optax.GradientTransformationExtraArgs(init, update))
 
 
 def _flatten(tree: PyTree) -> jax.Array:

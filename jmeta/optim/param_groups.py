@@ -8,6 +8,7 @@ from jax.tree_util import tree_map_with_path
 from jmeta import _validate
 from jmeta._tree import path_strings
 from jmeta._typing import Path, PyTree
+from jmeta.optim._own import is_own, own
 
 
 def param_groups(
@@ -94,4 +95,10 @@ def param_groups(
         return tree_map_with_path(label, tree)
 
     transforms: dict[Hashable, optax.GradientTransformation] = {**groups}
-    return optax.partition(transforms, label_tree)
+    tx = optax.partition(transforms, label_tree)
+    return own(tx) if all(map(_needs_no_guard, groups.values())) else tx
+
+
+def _needs_no_guard(tx: optax.GradientTransformation) -> bool:
+    frozen = getattr(tx.update, "__qualname__", "").startswith("set_to_zero.")
+    return frozen or is_own(tx)

@@ -1,0 +1,102 @@
+"""Operations at the points where their slope is infinite, found by comparing."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jmeta.optim._guarded import Guards
+
+
+def _guard(
+    regular: Callable[..., jax.Array],
+    harmless: float,
+    operand: int,
+    bind: Callable[..., Any],
+    params: Mapping[str, Any],
+    args: list[Any],
+    moving: list[bool],
+) -> Any:
+    """Take the operation for a constant in every entry that is not regular.
+
+    Args:
+        regular: `(*args, **params) -> mask`.
+        harmless: A value at which the operation is regular, whatever the others are.
+        operand: Which of the operands takes that value.
+        bind: The operation.
+        params: Its parameters.
+        args: Its operands.
+        moving: Which of them can depend on what is being differentiated.
+    """
+    x = args[operand]
+    if not moving[operand] or not jnp.issubdtype(x.dtype, jnp.floating):
+        return bind(*args)
+    good = regular(*map(lax.stop_gradient, args), **params)
+    moved = list(args)
+    moved[operand] = lax.select(good, x, lax.full_like(x, harmless))
+    out, still = bind(*moved), bind(*map(lax.stop_gradient, args))
+    return lax.select(jnp.broadcast_to(good, out.shape), out, still)
+
+
+def _inside(x: jax.Array, **params: Any) -> jax.Array:
+    return lax.lt(lax.abs(x), 1.0)
+
+
+def _not_0(x: jax.Array, **params: Any) -> jax.Array:
+    return lax.ne(x, 0.0)
+
+
+def _above(bound: float, x: jax.Array, **params: Any) -> jax.Array:
+    return lax.gt(x, bound)
+
+
+def _has_slope(exponent: float, x: jax.Array) -> jax.Array:
+    """Whether `x ** exponent` is not too large a number."""
+    smallest = float(jnp.finfo(x.dtype).max) ** (1 / exponent)
+    return lax.gt(lax.abs(x), smallest)
+
+
+def _rsqrt(x: jax.Array, **params: Any) -> jax.Array:
+    # in float32 the slope overflows at 2e-26, the root's inverse does not
+    return lax.bitwise_and(_above(0.0, x), _has_slope(-1.5, x))
+
+
+def _integer_power(x: jax.Array, *, y: int, **params: Any) -> jax.Array:
+    return lax.full_like(x, True, bool) if y >= 0 else _has_slope(y - 1, x)
+
+
+def _power(x: jax.Array, y: jax.Array, **params: Any) -> jax.Array:
+    if not jnp.issubdtype(y.dtype, jnp.inexact):
+        return (x != 0) | (y >= 0)
+    whole = y == jnp.round(y)
+    return (x > 0) | (whole & ((x < 0) | (y >= 1)))
+
+
+def _quotient(x: jax.Array, y: jax.Array, **params: Any) -> jax.Array:
+    del x
+    return lax.ne(y, 0.0)
+
+
+def _angle(x: jax.Array, y: jax.Array, **params: Any) -> jax.Array:
+    return (x != 0) | (y != 0)
+
+
+SINGULAR: Guards = {
+    "acos": partial(_guard, _inside, 0.5, 0),
+    "acosh": partial(_guard, partial(_above, 1.0), 2.0, 0),
+    "asin": partial(_guard, _inside, 0.5, 0),
+    "atan2": partial(_guard, _angle, 1.0, 0),
+    "atanh": partial(_guard, _inside, 0.5, 0),
+    "cbrt": partial(_guard, _not_0, 1.0, 0),
+    "div": partial(_guard, _quotient, 1.0, 1),
+    "erf_inv": partial(_guard, _inside, 0.5, 0),
+    "integer_pow": partial(_guard, _integer_power, 1.0, 0),
+    "log": partial(_guard, partial(_above, 0.0), 1.0, 0),
+    "log1p": partial(_guard, partial(_above, -1.0), 0.0, 0),
+    "pow": partial(_guard, _power, 1.0, 0),
+    "rsqrt": partial(_guard, _rsqrt, 1.0, 0),
+    "sqrt": partial(_guard, partial(_above, 0.0), 1.0, 0),
+}
+"""Operations with slope 0 where their slope is infinite, or they have no value."""
