@@ -18,11 +18,13 @@ class Origin(NamedTuple):
         steps: The index of the step in each loop around it, outermost first.
         primitive: The operation's name in a jaxpr.
         place: The user's line, empty if unknown.
+        equation: The operation itself.
     """
 
     steps: tuple[int, ...]
     primitive: str
     place: str
+    equation: jex.JaxprEqn
 
 
 def find_origin(
@@ -92,7 +94,7 @@ def _search(values: _Values, atom: Any, is_bad: Callable[[Any], bool]):
         if not bad:
             inputs = [values.read(v) for v in eqn.invars]
             return _inside(eqn, inputs, output, is_bad) or Origin(
-                (), eqn.primitive.name, place(eqn)
+                (), eqn.primitive.name, place(eqn), eqn
             )
         atom = bad[0]
         if isinstance(atom, jex.Literal):
@@ -135,7 +137,7 @@ def _in_scan(eqn, inputs, output, is_bad):
         if bad:
             inner = _in_jaxpr(body, step_inputs, bad[0], is_bad)
             if inner is None:
-                return Origin((i,), eqn.primitive.name, place(eqn))
+                return Origin((i,), eqn.primitive.name, place(eqn), eqn)
             return inner._replace(steps=(i, *inner.steps))
         carry = outs[:num_carry]
     return None

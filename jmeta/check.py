@@ -15,6 +15,7 @@ from jmeta._origin import Origin, find_origin
 from jmeta._tree import is_float, widest
 from jmeta.adjoint import Adjoint, Unroll
 from jmeta.explain import Cut, explain
+from jmeta.optim._own import in_update
 
 PLAIN = Unroll(mixed=False, checkpoint=None)
 """What JAX does by itself, through which every mode of differentiation goes."""
@@ -316,7 +317,10 @@ def _where(origin: Origin | None) -> tuple[str, int | None]:
         return "its origin was not found", None
     step = origin.steps[0] if origin.steps else None
     when = "outside the loop" if step is None else f"at inner step {step}"
-    return f"from `{origin.primitive}` {when} ({origin.place})", step
+    cause = f"from `{origin.primitive}` {when} ({origin.place})"
+    if in_update(origin.equation):
+        cause += ", in the transform's update: wrap it in `jmeta.optim.finite`"
+    return cause, step
 
 
 def _direction(generator, like):

@@ -101,12 +101,12 @@ def table() -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def split(text: str) -> tuple[str, str, str]:
+def split(text: str, begin: str = BEGIN, end: str = END) -> tuple[str, str, str]:
     """What stands before, between and after the markers of a text."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"The text must have `{BEGIN}` and `{END}` once each.")
-    before, _, rest = text.partition(BEGIN)
-    inside, _, after = rest.partition(END)
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"The text must have `{begin}` and `{end}` once each.")
+    before, _, rest = text.partition(begin)
+    inside, _, after = rest.partition(end)
     return before, inside.strip(), after
 
 

@@ -18,10 +18,10 @@ LAYERS = (
     ("_dependence", "_foreign"),
     (
         *("_differences", "_operations", "_origin", "convolution", "ema"),
-        *("explain", "from_torch", "functional", "linear_solve", "optim"),
+        *("from_torch", "functional", "linear_solve", "optim"),
         *("schedules", "unused"),
     ),
-    ("_check", "adjoint"),
+    ("_check", "adjoint", "explain"),
     ("_objective",),
     ("_step",),
     ("inner_loop",),

@@ -14,7 +14,7 @@ from jmeta._primitives import scan_counts
 from jmeta._rules import true_derivative
 
 Guard = Callable[[Callable[..., Any], Mapping[str, Any], list[Any], list[bool]], Any]
-"""`(bind, params, args, moving) -> output`, where `bind(*args)` is the operation itself.
+"""`(bind, params, args, moving) -> output`; `bind(*args)` is the operation itself.
 
 `moving` says which of `args` can depend on what is being differentiated.
 """
@@ -28,10 +28,10 @@ def guarded(fun: Callable[..., Any], guards: Guards) -> Callable[..., Any]:
 
     The function is traced; without differentiation its jaxpr is evaluated as it is, and
     also where none of the operations is in it. For derivatives it is evaluated
-    primitive by primitive, guards in place where the derivative goes through. A derivative rule for each primitive would
-    read better, but `scan` in reverse mode drops the rules inside its body, so that
-    second derivatives would not see it. Operations with a custom derivative rule keep
-    it.
+    primitive by primitive, with guards where the derivative goes through. A derivative
+    rule for each primitive would read better, but `scan` in reverse mode drops the
+    rules inside its body, so that second derivatives would not see it. Operations with
+    a custom derivative rule keep it.
 
     Args:
         fun: Function of arrays in pytrees; may capture traced values.
@@ -51,9 +51,9 @@ def guarded(fun: Callable[..., Any], guards: Guards) -> Callable[..., Any]:
 
     def run(*args: Any) -> Any:
         closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
-        run = (
-            _with_rule(closed, guards) if _has(closed.jaxpr, guards) else _plain(closed)
-        )
+        run = _plain(closed)
+        if _has(closed.jaxpr, guards):
+            run = _with_rule(closed, guards)
         flat = run(*closed.consts, *jax.tree.leaves(args))
         return jax.tree.structure(shape).unflatten(flat)
 

@@ -1,17 +1,25 @@
-"""Which transforms have finite derivatives by themselves, and a guard for the others."""
+"""Which transforms keep their derivatives finite, and a guard for the others."""
 
-from collections.abc import Callable
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
+import jax.extend.core as jex
 import optax
 
 from jmeta._typing import PyTree
 from jmeta.optim._guarded import guarded
 from jmeta.optim._singular import SINGULAR
 
-SCOPE = "optax_update"
-"""Name scope of the operations of a guarded update."""
+UNCOVERED = frozenset({"radam", "scale_by_radam"})
+"""Functions of optax whose transforms need `optim.finite` all the same.
+
+Those of the table in `jmeta/optim/README.md`, which is made by trying them.
+"""
+
+_SCOPE = "optax_update"
 
 Tx = TypeVar("Tx", bound=optax.GradientTransformation)
 
@@ -28,7 +36,7 @@ def is_own(tx: optax.GradientTransformation) -> bool:
 
 
 def guarded_update(tx: optax.GradientTransformation) -> Callable[..., Any]:
-    """The transform's `update`; one that is not jmeta's gets finite slopes.
+    """The transform's `update`; of one that is not jmeta's, with finite slopes.
 
     Operations of it at a point where their slope is infinite, such as the root of a
     second moment of 0, are constants there for derivatives of every order and in both
@@ -42,7 +50,6 @@ def guarded_update(tx: optax.GradientTransformation) -> Callable[..., Any]:
         `update(updates, state, params, **extra_args)`; of a marked transform, its own.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> tx, params = optax.clip_by_global_norm(1.0), jax.numpy.ones(2)
         >>> def clipped(grads, update):
         ...     return update(grads, tx.init(params), params)[0].sum()
@@ -54,12 +61,61 @@ def guarded_update(tx: optax.GradientTransformation) -> Callable[..., Any]:
     """
     if is_own(tx):
         return tx.update
+    scope = "/".join([_SCOPE, *sorted(UNCOVERED.intersection(_factories(tx.update)))])
 
     def update(updates: PyTree, state: Any, params: PyTree, **extra_args: Any) -> Any:
         def step(updates, state, params):
             return tx.update(updates, state, params, **extra_args)
 
-        with jax.named_scope(SCOPE):
+        with jax.named_scope(scope):
             return guarded(step, SINGULAR)(updates, state, params)
 
     return update
+
+
+def in_update(eqn: jex.JaxprEqn) -> bool:
+    """Whether an equation comes from the update of a transform that is not jmeta's.
+
+    In an `inner_loop` it has a name scope, in a loop of the user's own it stands in a
+    function of optax.
+    """
+    if _SCOPE in str(eqn.source_info.name_stack):
+        return True
+    traceback = eqn.source_info.traceback
+    return any(
+        "/optax/" in frame.file_name and frame.function_name.endswith("update_fn")
+        for frame in (traceback.frames if traceback else ())
+    )
+
+
+def uncovered(jaxpr: jex.Jaxpr | jex.ClosedJaxpr) -> set[str]:
+    """The `UNCOVERED` functions of whose transforms a loop in a jaxpr makes use."""
+    found = set()
+    for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        _, _, names = str(eqn.source_info.name_stack).partition(_SCOPE)
+        found.update(UNCOVERED.intersection(names.split("/")))
+        for sub in jex.jaxprs_in_params(eqn.params):
+            found |= uncovered(sub)
+    return found
+
+
+def _factories(update: Any, seen: set[int] | None = None) -> Iterator[str]:
+    """The names of the functions that made an update and the updates in it."""
+    seen = set() if seen is None else seen
+    if id(update) in seen:
+        return
+    seen.add(id(update))
+    inner: Any = ()
+    if inspect.ismethod(update):
+        inner = [update.__func__, *vars(update.__self__).values()]
+    elif inspect.isfunction(update):
+        yield update.__qualname__.split(".")[0]
+        inner = inspect.getclosurevars(update).nonlocals.values()
+    elif isinstance(update, functools.partial):
+        inner = [update.func, *update.args, *update.keywords.values()]
+    elif isinstance(update, Mapping):
+        inner = update.values()
+    elif isinstance(update, tuple | list):
+        inner = update
+    for part in inner:
+        yield from _factories(part, seen)

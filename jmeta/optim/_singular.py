@@ -7,11 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+
 from jmeta.optim._guarded import Guards
 
 
 def _guard(
-    regular: Callable[..., jax.Array],
+    regular: Callable[..., jax.Array | None],
     harmless: float,
     operand: int,
     bind: Callable[..., Any],
@@ -22,7 +23,7 @@ def _guard(
     """Take the operation for a constant in every entry that is not regular.
 
     Args:
-        regular: `(*args, **params) -> mask`.
+        regular: `(*args, **params) -> mask`, or None when all entries are.
         harmless: A value at which the operation is regular, whatever the others are.
         operand: Which of the operands takes that value.
         bind: The operation.
@@ -33,11 +34,15 @@ def _guard(
     x = args[operand]
     if not moving[operand] or not jnp.issubdtype(x.dtype, jnp.floating):
         return bind(*args)
-    good = regular(*map(lax.stop_gradient, args), **params)
-    moved = list(args)
+    still = [
+        lax.stop_gradient(a) if m else a for a, m in zip(args, moving, strict=True)
+    ]
+    good, moved = regular(*still, **params), list(args)
+    if good is None:
+        return bind(*args)
     moved[operand] = lax.select(good, x, lax.full_like(x, harmless))
-    out, still = bind(*moved), bind(*map(lax.stop_gradient, args))
-    return lax.select(jnp.broadcast_to(good, out.shape), out, still)
+    out = bind(*moved)
+    return lax.select(jnp.broadcast_to(good, out.shape), out, bind(*still))
 
 
 def _inside(x: jax.Array, **params: Any) -> jax.Array:
@@ -52,31 +57,35 @@ def _above(bound: float, x: jax.Array, **params: Any) -> jax.Array:
     return lax.gt(x, bound)
 
 
-def _has_slope(exponent: float, x: jax.Array) -> jax.Array:
-    """Whether `x ** exponent` is not too large a number."""
-    smallest = float(jnp.finfo(x.dtype).max) ** (1 / exponent)
+def _has_power(exponent: float, x: jax.Array) -> jax.Array:
+    """Whether `x ** exponent`, of a negative exponent, is not too large a number."""
+    largest = float(jnp.finfo(x.dtype).max)
+    # float16 overflows at everyday numbers, which had better be seen
+    smallest = largest ** (1 / exponent) if largest > 1e30 else 0.0
     return lax.gt(lax.abs(x), smallest)
 
 
 def _rsqrt(x: jax.Array, **params: Any) -> jax.Array:
     # in float32 the slope overflows at 2e-26, the root's inverse does not
-    return lax.bitwise_and(_above(0.0, x), _has_slope(-1.5, x))
+    return lax.bitwise_and(_above(0.0, x), _has_power(-1.5, x))
 
 
-def _integer_power(x: jax.Array, *, y: int, **params: Any) -> jax.Array:
-    return lax.full_like(x, True, bool) if y >= 0 else _has_slope(y - 1, x)
+def _integer_power(x: jax.Array, *, y: int, **params: Any) -> jax.Array | None:
+    return _has_power(y - 1, x) if y < 0 else None
 
 
-def _power(x: jax.Array, y: jax.Array, **params: Any) -> jax.Array:
-    if not jnp.issubdtype(y.dtype, jnp.inexact):
+def _power(x: jax.Array, y: Any, **params: Any) -> jax.Array:
+    if not jnp.issubdtype(jnp.result_type(y), jnp.inexact):
         return (x != 0) | (y >= 0)
+    if not isinstance(y, jax.core.Tracer) and jnp.size(y) == 1 and float(y) < 1:
+        return (x > 0) & _has_power(float(y) - 1, x)
     whole = y == jnp.round(y)
     return (x > 0) | (whole & ((x < 0) | (y >= 1)))
 
 
 def _quotient(x: jax.Array, y: jax.Array, **params: Any) -> jax.Array:
     del x
-    return lax.ne(y, 0.0)
+    return _has_power(-2.0, y)
 
 
 def _angle(x: jax.Array, y: jax.Array, **params: Any) -> jax.Array:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+
 from jmeta.optim._guarded import Guards
 
 _HARMLESS = dict.fromkeys(
