@@ -1,6 +1,5 @@
 """One training step, and what it is made of."""
 
-import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ from jmeta._objective import Inputs
 from jmeta._tree import cast_like, is_float
 from jmeta._typing import Key, PyTree
 from jmeta.adjoint._base import Gradient, Objective, Start, Step, missing
-from jmeta.optim._own import guarded_update
+from jmeta.optim._own import guarded_update, wanted
 from jmeta.optim.hyperparams import Assignment, override, restore, stop_gradient
 
 
@@ -113,7 +112,7 @@ class Training(NamedTuple):
             def value_fn(params: PyTree) -> jax.Array:
                 return objective.pure(objective.captured, params, inputs)[0]
 
-            extras = _wanted(tx, {"value": loss, "grad": grads, "value_fn": value_fn})
+            extras = wanted(tx, {"value": loss, "grad": grads, "value_fn": value_fn})
             before = override(carry.opt_state, self.overrides, x.step, x.hyperparams)
             updates, opt_state = update(grads, before, params, **extras)
             opt_state = restore(opt_state, carry.opt_state, self.overrides)
@@ -151,16 +150,6 @@ def _perturbed(carry: Carry, x: X) -> Carry:
 
 def _where(on, tree, otherwise):
     return jax.tree.map(lambda a, b: jnp.where(on, a, b), tree, otherwise)
-
-
-def _wanted(tx, extras):
-    """The extra arguments that the transform's `update` takes by name."""
-    if not isinstance(tx, optax.GradientTransformationExtraArgs):
-        return {}
-    parameters = inspect.signature(tx.update).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return extras
-    return {p.name: extras[p.name] for p in parameters if p.name in extras}
 
 
 def _same_tree(grads, before):

@@ -135,7 +135,11 @@ def inner_loop(
             `(outputs, new_state)` with `state`; see `make_functional`. Without
             `loss_fn` its output is the scalar objective.
         params: Initial parameters, a pytree of float arrays.
-        tx: `jmeta.optim.*` or any optax transform.
+        tx: `jmeta.optim.*` or any optax transform. In the update of the latter,
+            operations at a point where their slope is infinite, such as the root of a
+            second moment of 0, are constants for derivatives. The few transforms that
+            need more (`optax.radam`) are named in `jmeta/optim/README.md`: wrap them
+            in `jmeta.optim.finite`.
         steps: How many steps, a Python integer from 0; for a traced number see
             `active`.
         loss_fn: `loss_fn(outputs, targets)`, the scalar objective.

@@ -10,6 +10,7 @@ import optax
 from optax import contrib
 
 import jmeta
+from jmeta.optim._own import wanted
 
 Make = Callable[[Any], optax.GradientTransformation]
 STEPS = 4
@@ -27,7 +28,7 @@ SCALES = (
 ).split()
 CONTRIB = (
     "acprop ademamix adopt cocob dadapt_adamw dog dowg madgrad momo momo_adam muon"
-    " prodigy schedule_free_adamw schedule_free_sgd simplified_ademamix sophia"
+    " prodigy schedule_free_adamw schedule_free_sgd simplified_ademamix"
 ).split()
 
 
@@ -130,13 +131,14 @@ def meta_loss(make: Make, adjoint: Any, mask: Any, args: dict[str, Any]) -> jax.
 
 def plain_loss(make: Make, mask: Any, args: dict[str, Any]) -> jax.Array:
     """The same by JAX and optax alone."""
-    tx = optax.with_extra_args_support(make(args["lr"]))
+    tx = make(args["lr"])
 
     def step(carry, _):
         params, state = carry
         value_fn = lambda params: objective(mask, params)
         value, grads = jax.value_and_grad(value_fn)(params)
         extras = {"value": value, "grad": grads, "value_fn": value_fn}
+        extras = wanted(tx, extras)
         updates, state = tx.update(grads, state, params, **extras)
         return (optax.apply_updates(params, updates), state), None
 

@@ -20,6 +20,7 @@ ROWS = {
     "scaling": 4,
     "plan": 10,
     "higher_port": 1,
+    "guard": 4,
 }
 QUICK = ("toy", "maml_sinusoid")
 SCRIPTS = [

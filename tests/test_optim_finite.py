@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.extend.core.primitives import closed_call_p
 
 from jmeta.optim import finite
 from jmeta.optim._guarded import guarded
@@ -225,3 +226,19 @@ def test_loops_without_a_bound_are_followed_forward():
     x = jnp.array([0.0, 4.0])
     _, slope = jax.jvp(guarded(root, SLOPES), (x,), (jnp.ones(2),))
     assert_trees_close(slope, jnp.array([0.0, 1.0]), rtol=F64_SAME)
+
+
+def test_closed_calls_are_followed():
+    """As some of JAX's own functions make them; no function of the user's does."""
+
+    def root(x):
+        inner = jax.make_jaxpr(jnp.sqrt)(x)
+        outer = jax.make_jaxpr(jax.jit(jnp.sqrt))(x).jaxpr
+        (eqn,) = outer.eqns
+        call = eqn.replace(primitive=closed_call_p, params={"call_jaxpr": inner})
+        return jax.core.eval_jaxpr(outer.replace(eqns=[call]), (), x)[0]
+
+    assert jax.make_jaxpr(root)(1.0).eqns[0].primitive is closed_call_p
+    slope = jax.grad(guarded(root, SLOPES))
+    assert_trees_close(slope(jnp.array(0.0)), 0.0, rtol=0.0)
+    assert_trees_close(slope(jnp.array(4.0)), 0.25, rtol=F64_SAME)

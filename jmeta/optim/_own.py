@@ -73,6 +73,18 @@ def guarded_update(tx: optax.GradientTransformation) -> Callable[..., Any]:
     return update
 
 
+def wanted(
+    tx: optax.GradientTransformation, extras: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """The extra arguments that the transform's `update` takes by name."""
+    if not isinstance(tx, optax.GradientTransformationExtraArgs):
+        return {}
+    parameters = inspect.signature(tx.update).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return extras
+    return {p.name: extras[p.name] for p in parameters if p.name in extras}
+
+
 def in_update(eqn: jex.JaxprEqn) -> bool:
     """Whether an equation comes from the update of a transform that is not jmeta's.
 

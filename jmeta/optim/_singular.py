@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jmeta._numerics import integer_power
 from jmeta.optim._guarded import Guards
 
 
@@ -49,7 +50,7 @@ def _inside(x: jax.Array, **params: Any) -> jax.Array:
     return lax.lt(lax.abs(x), 1.0)
 
 
-def _not_0(x: jax.Array, **params: Any) -> jax.Array:
+def _not_0(x: jax.Array, *others: Any, **params: Any) -> jax.Array:
     return lax.ne(x, 0.0)
 
 
@@ -75,12 +76,24 @@ def _integer_power(x: jax.Array, *, y: int, **params: Any) -> jax.Array | None:
 
 
 def _power(x: jax.Array, y: Any, **params: Any) -> jax.Array:
-    if not jnp.issubdtype(jnp.result_type(y), jnp.inexact):
-        return (x != 0) | (y >= 0)
     if not isinstance(y, jax.core.Tracer) and jnp.size(y) == 1 and float(y) < 1:
         return (x > 0) & _has_power(float(y) - 1, x)
     whole = y == jnp.round(y)
     return (x > 0) | (whole & ((x < 0) | (y >= 1)))
+
+
+def _guarded_power(
+    bind: Callable[..., Any],
+    params: Mapping[str, Any],
+    args: list[Any],
+    moving: list[bool],
+) -> Any:
+    x, y = args
+    if jnp.issubdtype(jnp.result_type(y), jnp.inexact):
+        return _guard(_power, 1.0, 0, bind, params, args, moving)
+    # as of a decay rate of 0, whose first power has slope 1
+    out = _guard(_not_0, 1.0, 0, bind, params, args, moving)
+    return jnp.where(y >= 0, integer_power(x, jnp.maximum(y, 0)), out)
 
 
 def _quotient(x: jax.Array, y: jax.Array, **params: Any) -> jax.Array:
@@ -104,7 +117,7 @@ SINGULAR: Guards = {
     "integer_pow": partial(_guard, _integer_power, 1.0, 0),
     "log": partial(_guard, partial(_above, 0.0), 1.0, 0),
     "log1p": partial(_guard, partial(_above, -1.0), 0.0, 0),
-    "pow": partial(_guard, _power, 1.0, 0),
+    "pow": _guarded_power,
     "rsqrt": partial(_guard, _rsqrt, 1.0, 0),
     "sqrt": partial(_guard, partial(_above, 0.0), 1.0, 0),
 }

@@ -7,7 +7,7 @@ import optax
 from jmeta import _validate
 from jmeta._typing import PyTree
 from jmeta.optim._guarded import guarded
-from jmeta.optim._own import own
+from jmeta.optim._own import own, wanted
 from jmeta.optim._slopes import SLOPES
 
 
@@ -18,8 +18,11 @@ def finite(
 
     A zero-initialised head or a dead ReLU gives gradients of exactly 0, and second
     moments of 0 with them. There most of optax's transforms have NaN derivatives,
-    because the root of 0 has an infinite slope; `optax.radam` has them everywhere. The
-    transforms of `jmeta.optim` need no such protection.
+    because the root of 0 has an infinite slope. The transforms of `jmeta.optim` need no
+    such protection, and nearly all others have it in `inner_loop`; the table in
+    `jmeta/optim/README.md` has them all. This is for what remains, such as
+    `optax.radam`, whose derivative is NaN from the third step on, and for loops of your
+    own.
 
     Every operation in the update whose slope can be infinite or NaN (roots,
     quotients, powers, logarithms, products with an operand that is not finite) gets
@@ -56,13 +59,14 @@ def finite(
         *("tx", tx, optax.GradientTransformation, "an optax transform"),
         use="Pass one such as `optax.adam(1e-3)`.",
     )
-    tx = optax.with_extra_args_support(tx)
 
     def update(
         updates: PyTree, state: Any, params: PyTree = None, **extra_args: Any
     ) -> tuple[PyTree, Any]:
+        extras = wanted(tx, extra_args)
+
         def step(updates, state, params):
-            return tx.update(updates, state, params, **extra_args)
+            return tx.update(updates, state, params, **extras)
 
         return guarded(step, SLOPES)(updates, state, params)
 

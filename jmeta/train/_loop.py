@@ -137,7 +137,9 @@ class Loop(NamedTuple):
             f"Step {state.step} must be finite; not finite: {_guard.blame(names, bad)}."
             " The parameters before it are untouched. Its tasks are"
             f" `sample(jax.random.split(jax.random.fold_in(key, {state.step}))[0])`."
-            " Pass `nonfinite='skip'` to leave such steps out, or mend the loss."
+            " Pass `nonfinite='skip'` to leave such steps out, or mend the loss. If it"
+            " trains with an optax transform, `jmeta.check_hypergrad` says whether that"
+            " has to be wrapped in `jmeta.optim.finite`."
             f" {self._saved('make that call')}"
         )
 
