@@ -148,4 +148,5 @@ def plain_loss(make: Make, mask: Any, args: dict[str, Any]) -> jax.Array:
 
 
 def outer(params: Any) -> jax.Array:
-    return sum(jnp.sum((p - 0.2) ** 2 + p) for p in jax.tree.leaves(params))
+    terms = [jnp.sum((p - 0.2) ** 2 + p) for p in jax.tree.leaves(params)]
+    return jnp.stack(terms).sum()

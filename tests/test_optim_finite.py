@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.core import eval_jaxpr
 from jax.extend.core.primitives import closed_call_p
 
 from jmeta.optim import finite
@@ -236,7 +237,7 @@ def test_closed_calls_are_followed():
         outer = jax.make_jaxpr(jax.jit(jnp.sqrt))(x).jaxpr
         (eqn,) = outer.eqns
         call = eqn.replace(primitive=closed_call_p, params={"call_jaxpr": inner})
-        return jax.core.eval_jaxpr(outer.replace(eqns=[call]), (), x)[0]
+        return eval_jaxpr(outer.replace(eqns=[call]), (), x)[0]
 
     assert jax.make_jaxpr(root)(1.0).eqns[0].primitive is closed_call_p
     slope = jax.grad(guarded(root, SLOPES))

@@ -132,7 +132,7 @@ def _evaluate(
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _is_float(var: jex.Var) -> bool:
+def _is_float(var: Any) -> bool:
     return jnp.issubdtype(var.aval.dtype, jnp.inexact)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 
 from jmeta._numerics import integer_power
 from jmeta.optim._guarded import Guards
@@ -76,7 +77,7 @@ def _integer_power(x: jax.Array, *, y: int, **params: Any) -> jax.Array | None:
 
 
 def _power(x: jax.Array, y: Any, **params: Any) -> jax.Array:
-    if not isinstance(y, jax.core.Tracer) and jnp.size(y) == 1 and float(y) < 1:
+    if not isinstance(y, Tracer) and jnp.size(y) == 1 and float(y) < 1:
         return (x > 0) & _has_power(float(y) - 1, x)
     whole = y == jnp.round(y)
     return (x > 0) | (whole & ((x < 0) | (y >= 1)))
