@@ -47,6 +47,7 @@ def around_adam(wrap: Callable[[Any], Any]) -> Make:
 
 MAKERS: dict[str, Make] = {
     **{name: alias(getattr(optax, name)) for name in ALIASES},
+    "noisy_sgd": alias(optax.noisy_sgd, key=0),
     "adafactor (factored)": alias(optax.adafactor, min_dim_size_to_factor=2),
     "lbfgs (linesearch=None)": alias(optax.lbfgs, linesearch=None, memory_size=2),
     **{f"scale_by_{n}": scaled(getattr(optax, f"scale_by_{n}")) for n in SCALES},
