@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.extend.core as jex
@@ -12,12 +12,23 @@ from jax.custom_derivatives import SymbolicZero
 
 from jmeta._primitives import scan_counts
 from jmeta._rules import true_derivative
+from jmeta.optim._positive import positive
 
-Guard = Callable[[Callable[..., Any], Mapping[str, Any], list[Any], list[bool]], Any]
-"""`(bind, params, args, moving) -> output`; `bind(*args)` is the operation itself.
 
-`moving` says which of `args` can depend on what is being differentiated.
-"""
+class Operand(NamedTuple):
+    """What a guard is told of an operand.
+
+    Attributes:
+        moves: Whether it can depend on what is being differentiated.
+        positive: Whether it is known to be positive, see `positive`.
+    """
+
+    moves: bool
+    positive: bool
+
+
+Guard = Callable[[Callable[..., Any], Mapping[str, Any], list[Any], list[Operand]], Any]
+"""`(bind, params, args, operands) -> output`; `bind(*args)` is the operation itself."""
 
 Guards = Mapping[str, Guard]
 """What takes the place of an operation, by the name of its primitive."""
@@ -42,7 +53,7 @@ def guarded(fun: Callable[..., Any], guards: Guards) -> Callable[..., Any]:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> def constant(bind, params, args, moving):
+        >>> def constant(bind, params, args, operands):
         ...     return jax.lax.stop_gradient(bind(*args))
         >>> f = guarded(lambda x: x * jnp.sqrt(x), {"sqrt": constant})
         >>> f(4.0).item(), jax.grad(f)(4.0).item()
@@ -118,13 +129,27 @@ def _evaluate(
     values = dict(zip(inputs, [*consts, *args], strict=True))
     moves = {v for v, flag in zip(inputs, moving, strict=True) if flag and _is_float(v)}
 
+    above_0 = positive(jaxpr)
+
     def read(atom):
         return atom.val if isinstance(atom, jex.Literal) else values[atom]
 
+    def look(atom):
+        if isinstance(atom, jex.Literal):
+            return Operand(False, False)
+        return Operand(atom in moves, atom in above_0)
+
     for eqn in jaxpr.eqns:
-        flags = [not isinstance(v, jex.Literal) and v in moves for v in eqn.invars]
+        operands = [look(atom) for atom in eqn.invars]
+        flags = [operand.moves for operand in operands]
         inputs = [read(atom) for atom in eqn.invars]
-        out = _apply(guards, eqn, inputs, flags) if any(flags) else _bind(eqn, *inputs)
+        if eqn.primitive.name in guards and any(flags):
+            bind = partial(_bind, eqn)
+            out = guards[eqn.primitive.name](bind, eqn.params, inputs, operands)
+        elif any(flags):
+            out = _apply(guards, eqn, inputs, flags)
+        else:
+            out = _bind(eqn, *inputs)
         outs = out if eqn.primitive.multiple_results else [out]
         values.update(zip(eqn.outvars, outs, strict=True))
         if any(flags) and eqn.primitive.name != "stop_gradient":
@@ -161,8 +186,6 @@ def _apply(
             return _while(guards, params, args)
         case "scan":
             return _scan(guards, params, args)
-        case name if name in guards:
-            return guards[name](partial(_bind, eqn), params, args, moving)
     return _bind(eqn, *args)
 
 

@@ -10,7 +10,7 @@ from jax import lax
 from jax.core import Tracer
 
 from jmeta._numerics import integer_power
-from jmeta.optim._guarded import Guards
+from jmeta.optim._guarded import Guards, Operand
 
 
 def _guard(
@@ -20,7 +20,7 @@ def _guard(
     bind: Callable[..., Any],
     params: Mapping[str, Any],
     args: list[Any],
-    moving: list[bool],
+    operands: list[Operand],
 ) -> Any:
     """Take the operation for a constant in every entry that is not regular.
 
@@ -31,13 +31,14 @@ def _guard(
         bind: The operation.
         params: Its parameters.
         args: Its operands.
-        moving: Which of them can depend on what is being differentiated.
+        operands: What is known of them.
     """
     x = args[operand]
-    if not moving[operand] or not jnp.issubdtype(x.dtype, jnp.floating):
+    if not operands[operand].moves or not jnp.issubdtype(x.dtype, jnp.floating):
         return bind(*args)
     still = [
-        lax.stop_gradient(a) if m else a for a, m in zip(args, moving, strict=True)
+        lax.stop_gradient(arg) if it.moves else arg
+        for arg, it in zip(args, operands, strict=True)
     ]
     good, moved = regular(*still, **params), list(args)
     if good is None:
@@ -45,6 +46,20 @@ def _guard(
     moved[operand] = lax.select(good, x, lax.full_like(x, harmless))
     out = bind(*moved)
     return lax.select(jnp.broadcast_to(good, out.shape), out, bind(*still))
+
+
+def _unless_positive(
+    regular: Callable[..., jax.Array | None],
+    operand: int,
+    bind: Callable[..., Any],
+    params: Mapping[str, Any],
+    args: list[Any],
+    operands: list[Operand],
+) -> Any:
+    """The same for an operation that is regular at positive numbers, as at 1."""
+    if operands[operand].positive:
+        return bind(*args)
+    return _guard(regular, 1.0, operand, bind, params, args, operands)
 
 
 def _inside(x: jax.Array, **params: Any) -> jax.Array:
@@ -87,13 +102,13 @@ def _guarded_power(
     bind: Callable[..., Any],
     params: Mapping[str, Any],
     args: list[Any],
-    moving: list[bool],
+    operands: list[Operand],
 ) -> Any:
     x, y = args
     if jnp.issubdtype(jnp.result_type(y), jnp.inexact):
-        return _guard(_power, 1.0, 0, bind, params, args, moving)
+        return _guard(_power, 1.0, 0, bind, params, args, operands)
     # as of a decay rate of 0, whose first power has slope 1
-    out = _guard(_not_0, 1.0, 0, bind, params, args, moving)
+    out = _guard(_not_0, 1.0, 0, bind, params, args, operands)
     return jnp.where(y >= 0, integer_power(x, jnp.maximum(y, 0)), out)
 
 
@@ -112,14 +127,14 @@ SINGULAR: Guards = {
     "asin": partial(_guard, _inside, 0.5, 0),
     "atan2": partial(_guard, _angle, 1.0, 0),
     "atanh": partial(_guard, _inside, 0.5, 0),
-    "cbrt": partial(_guard, _not_0, 1.0, 0),
-    "div": partial(_guard, _quotient, 1.0, 1),
+    "cbrt": partial(_unless_positive, _not_0, 0),
+    "div": partial(_unless_positive, _quotient, 1),
     "erf_inv": partial(_guard, _inside, 0.5, 0),
     "integer_pow": partial(_guard, _integer_power, 1.0, 0),
-    "log": partial(_guard, partial(_above, 0.0), 1.0, 0),
+    "log": partial(_unless_positive, partial(_above, 0.0), 0),
     "log1p": partial(_guard, partial(_above, -1.0), 0.0, 0),
     "pow": _guarded_power,
-    "rsqrt": partial(_guard, _rsqrt, 1.0, 0),
-    "sqrt": partial(_guard, partial(_above, 0.0), 1.0, 0),
+    "rsqrt": partial(_unless_positive, _rsqrt, 0),
+    "sqrt": partial(_unless_positive, partial(_above, 0.0), 0),
 }
 """Operations with slope 0 where their slope is infinite, or they have no value."""

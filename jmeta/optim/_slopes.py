@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jmeta.optim._guarded import Guards
+from jmeta.optim._guarded import Guards, Operand
 
 _HARMLESS = dict.fromkeys(
     "cbrt digamma div exp exp2 expm1 integer_pow lgamma log log1p pow rsqrt sqrt square"
@@ -25,13 +25,13 @@ def _elementwise(
     bind: Callable[..., Any],
     params: Mapping[str, Any],
     args: list[Any],
-    moving: list[bool],
+    operands: list[Operand],
 ) -> Any:
     """Take the operation for a constant in every entry whose slope is not finite."""
     del params
     still = [jax.lax.stop_gradient(x) for x in args]
     good = jnp.array(True)
-    chosen = [i for i, moves in enumerate(moving) if moves]
+    chosen = [i for i, operand in enumerate(operands) if operand.moves]
     for i in chosen:
         along = lambda x, i=i: bind(*still[:i], x, *still[i + 1 :])
         slope = jax.jvp(along, (still[i],), (jnp.ones_like(still[i]),))[1]
@@ -46,10 +46,10 @@ def _bilinear(
     bind: Callable[..., Any],
     params: Mapping[str, Any],
     args: list[Any],
-    moving: list[bool],
+    operands: list[Operand],
 ) -> Any:
     """The same for a product, whose slope in the one operand is the other."""
-    del params, moving
+    del params, operands
     out = bind(*map(jax.lax.stop_gradient, args))
     finite = [jnp.where(jnp.isfinite(x), x, jnp.zeros_like(x)) for x in args]
     return jnp.where(jnp.isfinite(out), bind(*finite), out)
