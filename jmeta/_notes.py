@@ -24,9 +24,9 @@ def noted(fun: Callable[..., Any], note: str) -> Callable[..., Any]:
         ('a square',)
     """
 
-    def run(*args: Any) -> Any:
+    def run(*args: Any, **keywords: Any) -> Any:
         with jax.named_scope(f"{_MARK}{note}"):
-            return fun(*args)
+            return fun(*args, **keywords)
 
     return run
 

@@ -15,6 +15,8 @@ from jmeta.higher import apply_trainable_opt_params
 from jmeta.optim import _own
 from tests.helpers import F64_SAME, F64_TORCH, assert_trees_close
 
+pytestmark = pytest.mark.standard_promotion("optax mixes dtypes")
+
 STEPS = 4
 TOKENS = np.array([[0, 2, 5, 2], [5, 0, 0, 2]])
 """Words 1, 3 and 4 do not occur: the gradient of their embeddings is exactly 0."""

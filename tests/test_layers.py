@@ -18,10 +18,10 @@ LAYERS = (
     ("_dependence", "_foreign"),
     (
         *("_differences", "_operations", "_origin", "convolution", "ema"),
-        *("from_torch", "functional", "linear_solve", "optim"),
+        *("explain", "from_torch", "functional", "linear_solve", "optim"),
         *("schedules", "unused"),
     ),
-    ("_check", "adjoint", "explain"),
+    ("_check", "adjoint"),
     ("_objective",),
     ("_step",),
     ("inner_loop",),

@@ -7,6 +7,8 @@ from tests import optax_table
 from tests.optax_cases import MAKERS
 from tests.optimizer_table import split
 
+pytestmark = pytest.mark.standard_promotion("optax mixes dtypes")
+
 TABLE = split(optax_table.FILE.read_text(), optax_table.BEGIN, optax_table.END)[1]
 ROWS = {line.split("`")[1]: line for line in TABLE.splitlines()[2:]}
 QUICK = ("clip_by_global_norm", "scale_by_radam")

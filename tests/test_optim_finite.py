@@ -21,6 +21,8 @@ from tests.helpers import (
     central_difference,
 )
 
+pytestmark = pytest.mark.standard_promotion("optax mixes dtypes")
+
 STEPS = 6
 
 FIRST_ORDER = {

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.core import eval_jaxpr
 from jax.custom_derivatives import SymbolicZero
 
-from jmeta._primitives import scan_counts
+from jmeta._primitives import inner_jaxprs, scan_counts
 from jmeta._rules import true_derivative
 from jmeta.optim._positive import positive
 
@@ -75,7 +75,7 @@ def _has(jaxpr: jex.Jaxpr, guards: Guards) -> bool:
     """Whether an operation that has a guard stands in a jaxpr, at any depth."""
     return any(
         eqn.primitive.name in guards
-        or any(_has(sub, guards) for sub in jex.jaxprs_in_params(eqn.params))
+        or any(_has(sub, guards) for sub in inner_jaxprs(eqn.params))
         for eqn in jaxpr.eqns
     )
 

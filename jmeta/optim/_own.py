@@ -9,6 +9,7 @@ import jax
 import jax.extend.core as jex
 import optax
 
+from jmeta._notes import noted
 from jmeta._typing import PyTree
 from jmeta.optim._guarded import guarded
 from jmeta.optim._singular import SINGULAR
@@ -20,6 +21,10 @@ Those of the table in `jmeta/optim/README.md`, which is made by trying them.
 """
 
 _SCOPE = "optax_update"
+_NOTE = (
+    "derivatives of optax's {} are NaN at some steps, whatever the loss: wrap the"
+    " transform in `jmeta.optim.finite`"
+)
 
 Tx = TypeVar("Tx", bound=optax.GradientTransformation)
 
@@ -61,16 +66,16 @@ def guarded_update(tx: optax.GradientTransformation) -> Callable[..., Any]:
     """
     if is_own(tx):
         return tx.update
-    scope = "/".join([_SCOPE, *sorted(UNCOVERED.intersection(_factories(tx.update)))])
 
     def update(updates: PyTree, state: Any, params: PyTree, **extra_args: Any) -> Any:
         def step(updates, state, params):
             return tx.update(updates, state, params, **extra_args)
 
-        with jax.named_scope(scope):
+        with jax.named_scope(_SCOPE):
             return guarded(step, SINGULAR)(updates, state, params)
 
-    return update
+    missed = UNCOVERED.intersection(_factories(tx.update))
+    return noted(update, _NOTE.format(", ".join(sorted(missed)))) if missed else update
 
 
 def wanted(
@@ -98,17 +103,6 @@ def in_update(eqn: jex.JaxprEqn) -> bool:
         "/optax/" in frame.file_name and frame.function_name.endswith("update_fn")
         for frame in (traceback.frames if traceback else ())
     )
-
-
-def uncovered(jaxpr: jex.Jaxpr | jex.ClosedJaxpr) -> set[str]:
-    """The `UNCOVERED` functions of whose transforms a loop in a jaxpr makes use."""
-    found = set()
-    for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        _, _, names = str(eqn.source_info.name_stack).partition(_SCOPE)
-        found.update(UNCOVERED.intersection(names.split("/")))
-        for sub in jex.jaxprs_in_params(eqn.params):
-            found |= uncovered(sub)
-    return found
 
 
 def _factories(update: Any, seen: set[int] | None = None) -> Iterator[str]:
