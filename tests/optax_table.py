@@ -59,6 +59,7 @@ def table(names: Any = MAKERS) -> str:
     return "\n".join([*lines, *(str(row(name)) for name in names)])
 
 
+@jax.numpy_rank_promotion("allow")
 def row(name: str) -> Row:
     make = MAKERS[name]
     protected = lambda lr: finite(make(lr))
