@@ -137,7 +137,7 @@ def test_what_is_the_same_on_all_devices_stays_so():
 def test_a_count_of_steps_for_each_device(adjoint):
     """The slices are the same on every device; which of them a step sees is not."""
     x, (w, lr, _) = data()
-    counts = jnp.arange(1, 5)
+    counts, lrs = jnp.arange(1, 5, dtype=jnp.int32), jnp.full(4, lr)
 
     def loss(lr, count, steps):
         run = jmeta.inner_loop(
@@ -146,9 +146,9 @@ def test_a_count_of_steps_for_each_device(adjoint):
         )  # fmt: skip
         return jnp.sum(run.params**3)
 
-    def local(count):
-        return jax.grad(loss)(lr, count[0], STEPS)[None]
+    def local(count, lr):
+        return jax.grad(loss)(lr[0], count[0], STEPS)[None]
 
     mapped = jax.shard_map(local, mesh=mesh(), in_specs=SPLIT, out_specs=SPLIT)
     expected = [jax.grad(loss)(lr, None, int(steps)) for steps in counts]
-    assert_trees_close(jax.jit(mapped)(counts), jnp.stack(expected), F64_SAME)
+    assert_trees_close(jax.jit(mapped)(counts, lrs), jnp.stack(expected), F64_SAME)
