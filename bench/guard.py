@@ -83,7 +83,7 @@ def main(argv=None):
             found = measure(case, makers, repeats=args.repeats, tolerance=0.0)
             rows += found
             plain, guarded = (np.array([row.cpu, row.first], float) for row in found)
-            time, first = guarded / plain
+            time, first = map(float, guarded / plain)
             times.append(time)
             firsts.append(first)
         text = f"times {{}} of the unguarded, worst transform: {case}"

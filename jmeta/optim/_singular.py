@@ -15,7 +15,6 @@ from jmeta.optim._guarded import Guards, Operand
 
 def _guard(
     regular: Callable[..., jax.Array | None],
-    harmless: float,
     operand: int,
     bind: Callable[..., Any],
     params: Mapping[str, Any],
@@ -24,10 +23,14 @@ def _guard(
 ) -> Any:
     """Take the operation for a constant in every entry that is not regular.
 
+    What goes in and what comes out is selected there from itself without derivative.
+    The compiler takes these selections away, so the values are what they were; a
+    derivative of any order has them on both sides of the infinite slope, and 0 goes on
+    in either direction.
+
     Args:
         regular: `(*args, **params) -> mask`, or None when all entries are.
-        harmless: A value at which the operation is regular, whatever the others are.
-        operand: Which of the operands takes that value.
+        operand: Which of the operands decides.
         bind: The operation.
         params: Its parameters.
         args: Its operands.
@@ -36,16 +39,16 @@ def _guard(
     x = args[operand]
     if not operands[operand].moves or not jnp.issubdtype(x.dtype, jnp.floating):
         return bind(*args)
-    still = [
-        lax.stop_gradient(arg) if it.moves else arg
-        for arg, it in zip(args, operands, strict=True)
-    ]
-    good, moved = regular(*still, **params), list(args)
+    good = regular(*map(lax.stop_gradient, args), **params)
     if good is None:
         return bind(*args)
-    moved[operand] = lax.select(good, x, lax.full_like(x, harmless))
-    out = bind(*moved)
-    return lax.select(jnp.broadcast_to(good, out.shape), out, bind(*still))
+
+    def cut(x):
+        mask = jnp.broadcast_to(good, jnp.shape(x))
+        return lax.select(mask, x, lax.stop_gradient(x))
+
+    pairs = zip(args, operands, strict=True)
+    return cut(bind(*(cut(arg) if it.moves else arg for arg, it in pairs)))
 
 
 def _unless_positive(
@@ -56,10 +59,10 @@ def _unless_positive(
     args: list[Any],
     operands: list[Operand],
 ) -> Any:
-    """The same for an operation that is regular at positive numbers, as at 1."""
+    """The same for an operation that is regular at positive numbers."""
     if operands[operand].positive:
         return bind(*args)
-    return _guard(regular, 1.0, operand, bind, params, args, operands)
+    return _guard(regular, operand, bind, params, args, operands)
 
 
 def _inside(x: jax.Array, **params: Any) -> jax.Array:
@@ -106,9 +109,9 @@ def _guarded_power(
 ) -> Any:
     x, y = args
     if jnp.issubdtype(jnp.result_type(y), jnp.inexact):
-        return _guard(_power, 1.0, 0, bind, params, args, operands)
+        return _guard(_power, 0, bind, params, args, operands)
     # as of a decay rate of 0, whose first power has slope 1
-    out = _guard(_not_0, 1.0, 0, bind, params, args, operands)
+    out = _guard(_not_0, 0, bind, params, args, operands)
     return jnp.where(y >= 0, integer_power(x, jnp.maximum(y, 0)), out)
 
 
@@ -122,17 +125,17 @@ def _angle(x: jax.Array, y: jax.Array, **params: Any) -> jax.Array:
 
 
 SINGULAR: Guards = {
-    "acos": partial(_guard, _inside, 0.5, 0),
-    "acosh": partial(_guard, partial(_above, 1.0), 2.0, 0),
-    "asin": partial(_guard, _inside, 0.5, 0),
-    "atan2": partial(_guard, _angle, 1.0, 0),
-    "atanh": partial(_guard, _inside, 0.5, 0),
+    "acos": partial(_guard, _inside, 0),
+    "acosh": partial(_guard, partial(_above, 1.0), 0),
+    "asin": partial(_guard, _inside, 0),
+    "atan2": partial(_guard, _angle, 0),
+    "atanh": partial(_guard, _inside, 0),
     "cbrt": partial(_unless_positive, _not_0, 0),
     "div": partial(_unless_positive, _quotient, 1),
-    "erf_inv": partial(_guard, _inside, 0.5, 0),
-    "integer_pow": partial(_guard, _integer_power, 1.0, 0),
+    "erf_inv": partial(_guard, _inside, 0),
+    "integer_pow": partial(_guard, _integer_power, 0),
     "log": partial(_unless_positive, partial(_above, 0.0), 0),
-    "log1p": partial(_guard, partial(_above, -1.0), 0.0, 0),
+    "log1p": partial(_guard, partial(_above, -1.0), 0),
     "pow": _guarded_power,
     "rsqrt": partial(_unless_positive, _rsqrt, 0),
     "sqrt": partial(_unless_positive, partial(_above, 0.0), 0),
