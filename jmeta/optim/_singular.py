@@ -39,7 +39,10 @@ def _guard(
     x = args[operand]
     if not operands[operand].moves or not jnp.issubdtype(x.dtype, jnp.floating):
         return bind(*args)
-    good = regular(*map(lax.stop_gradient, args), **params)
+    pairs = list(zip(args, operands, strict=True))
+    # an exponent that is a Python number stays one
+    still = (lax.stop_gradient(arg) if it.moves else arg for arg, it in pairs)
+    good = regular(*still, **params)
     if good is None:
         return bind(*args)
 
@@ -47,7 +50,6 @@ def _guard(
         mask = jnp.broadcast_to(good, jnp.shape(x))
         return lax.select(mask, x, lax.stop_gradient(x))
 
-    pairs = zip(args, operands, strict=True)
     return cut(bind(*(cut(arg) if it.moves else arg for arg, it in pairs)))
 
 
