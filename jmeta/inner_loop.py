@@ -74,7 +74,8 @@ class Run(NamedTuple):
         taken = index < self.steps_taken[..., None]
         total = jnp.where(taken, self.losses, 0).sum(-1)
         some = self.steps_taken > 0
-        return jnp.where(some, total / jnp.where(some, self.steps_taken, 1), jnp.nan)
+        count = jnp.where(some, self.steps_taken, 1).astype(total.dtype)
+        return jnp.where(some, total / count, jnp.nan)
 
     def parameters(self, time: int = -1) -> PyTree:
         """The parameters after `time` steps; negative times count from the end.
