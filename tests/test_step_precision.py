@@ -19,7 +19,7 @@ SCHEDULES = {
     "quotient": lambda peak: lambda t: peak * (1 - t / 7),
     "table": lambda peak: lambda t: peak * jnp.array(TABLE)[t],
     "join_schedules": lambda peak: optax.join_schedules(
-        [lambda t: peak * (1 - t / 7), lambda t: peak * t / 9], [4]
+        [lambda t: peak * (1 - t / 7), lambda t: peak * (t / 9)], [4]
     ),
     "jmeta": lambda peak: jmeta.schedules.linear_lr(peak, total_iters=7),
     "optax": lambda peak: optax.linear_schedule(peak, 0.1, 7),
