@@ -130,7 +130,7 @@ def marked(name):
     return pytest.param(name, marks=mixes if name == "optax" else ())
 
 
-@pytest.mark.parametrize("name", map(marked, RIGHT))
+@pytest.mark.parametrize("name", [*map(marked, RIGHT)])
 def test_right_ones_are_ok(name):
     make, settings = RIGHT[name]
     found = check_hypergrad(make, W, settings)
