@@ -10,7 +10,7 @@ import optax
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from jmeta import _validate
-from jmeta._tree import is_float
+from jmeta._tree import is_float, widest
 from jmeta._typing import PyTree
 from jmeta.optim.hyperparams import places, without_hyperparams
 
@@ -36,7 +36,7 @@ def active(active: Any, steps: int) -> jax.Array | None:
     if not isinstance(active, jax.core.Tracer):
         _validate.number("active", active, low=0, high=steps, use=use)
     # a traced one cannot be refused
-    wide = jnp.asarray(active, jnp.promote_types(jnp.result_type(active), jnp.int32))
+    wide = jnp.asarray(active, widest(jnp.result_type(active), jnp.int32))
     return jnp.clip(wide, 0, steps).astype(jnp.int32)
 
 

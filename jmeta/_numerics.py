@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jmeta._rules import true_derivative
+from jmeta._tree import mixing
 
 
 def safe_sqrt(x: jax.Array) -> jax.Array:
@@ -64,9 +65,9 @@ def integer_power(x: jax.Array, n: jax.Array) -> jax.Array:
         >>> float(jax.grad(jax.grad(integer_power))(0.0, 1))
         0.0
     """
-    # a float to the power of an integer is no promotion that could lose anything
-    with jax.numpy_dtype_promotion("standard"):
-        return x**n
+    # Reverse mode over reverse mode differentiates this by JAX's own rule: for an
+    # integer exponent it fails under strict promotion, for 0 as a float it is NaN at 0.
+    return jnp.where(n == 0, 1, x) ** jnp.asarray(n, jnp.result_type(x))
 
 
 @integer_power.defjvp
@@ -98,7 +99,8 @@ def scale(factor: jax.Array, x: jax.Array) -> jax.Array:
         >>> float(jax.grad(lambda factor: scale(factor, x).sum())(2.0))
         6.0
     """
-    return factor * x
+    with mixing(factor, x):
+        return factor * x
 
 
 @scale.defjvp
@@ -110,9 +112,10 @@ def _scale_jvp(primals, tangents):
 
 def _times(factor, x):
     """A product that is written for its transpose with respect to the factor."""
-    if jnp.ndim(factor) or jnp.ndim(x) < 2:
+    if not jnp.ndim(factor) and jnp.ndim(x) > 1:
+        rows = jnp.broadcast_to(factor, (*jnp.shape(x)[:-1], 1))
+        ones = jnp.ones((1, jnp.shape(x)[-1]), jnp.result_type(factor))
+        # accelerators would round the factors of a product at the default precision
+        factor = jnp.matmul(rows, ones, precision="highest")
+    with mixing(factor, x):
         return factor * x
-    rows = (*jnp.shape(x)[:-1], 1)
-    ones = jnp.ones((1, jnp.shape(x)[-1]), jnp.result_type(factor))
-    # accelerators would round the factors of a product at the default precision
-    return jnp.matmul(jnp.broadcast_to(factor, rows), ones, precision="highest") * x

@@ -9,7 +9,7 @@ import optax
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from jmeta._objective import Inputs
-from jmeta._tree import cast_like, is_float
+from jmeta._tree import cast_like, is_float, mixing
 from jmeta._typing import Key, PyTree
 from jmeta.adjoint._base import Gradient, Objective, Start, Step, missing
 from jmeta.optim._own import guarded_update, wanted
@@ -144,8 +144,17 @@ def _if_active(train, start):
 def _perturbed(carry: Carry, x: X) -> Carry:
     if x.perturbation is None:
         return carry
-    params = jax.tree.map(jnp.add, carry.params, x.perturbation)
-    return carry._replace(params=params)
+    return carry._replace(params=perturbed(carry.params, x.perturbation))
+
+
+def perturbed(params: PyTree, shifts: PyTree) -> PyTree:
+    """The parameters plus what is like them, in their own precision."""
+
+    def add(param, shift):
+        with mixing(param, shift):
+            return (param + shift).astype(param.dtype)
+
+    return jax.tree.map(add, params, shifts)
 
 
 def _where(on, tree, otherwise):

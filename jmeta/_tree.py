@@ -1,6 +1,7 @@
 """The tree verbs that are used in several places."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
@@ -51,6 +52,25 @@ def widest(*values: Any) -> jnp.dtype:
     """
     with jax.numpy_dtype_promotion("standard"):
         return jnp.result_type(*values)
+
+
+def mixing(*trees: PyTree) -> AbstractContextManager[Any]:
+    """Promote as JAX does by default, where these hold floats of several precisions.
+
+    Who mixes them, as in a float32 setting for a bfloat16 parameter, has asked for it,
+    also where JAX promotes none implicitly. Elsewhere a promotion is a mistake of the
+    code, and JAX's setting stays what it is.
+
+    Example:
+        >>> a, b = jnp.ones(2, jnp.bfloat16), jnp.ones(2)
+        >>> with jax.numpy_dtype_promotion("strict"), mixing(a, b):
+        ...     (a + b).dtype.name
+        'float32'
+    """
+    dtypes = {jnp.result_type(x) for x in jax.tree.leaves(trees) if is_float(x)}
+    if len(dtypes) < 2:
+        return nullcontext()
+    return jax.numpy_dtype_promotion("standard")
 
 
 def is_float(leaf: Any) -> bool:

@@ -21,7 +21,7 @@ from jmeta._settings import (
     initial_hyperparams,
     is_plain,
 )
-from jmeta._tree import cast_like, is_float, widest
+from jmeta._tree import cast_like, is_float, mixing, widest
 from jmeta._typing import PyTree
 
 
@@ -122,13 +122,14 @@ class EMA:
                 return param, weight
             decay = _decay_at(state.hyperparams, path)
             if self.warmup:
-                ramp = (1 + step) / (10 + step).astype(decay.dtype)
+                ramp = (1 + step).astype(decay.dtype) / (10 + step).astype(decay.dtype)
                 decay = jnp.where(decay <= ramp, decay, ramp)
-            kept = decay * weight
-            new_weight = kept + (1 - decay)
-            keep = safe_divide(kept, new_weight)
-            # exact where nothing is kept and where nothing has changed
-            new_average = param - keep * (param - average)
+            with mixing(param, average, weight, decay):
+                kept = decay * weight
+                new_weight = kept + (1 - decay)
+                keep = safe_divide(kept, new_weight)
+                # exact where nothing is kept and where nothing has changed
+                new_average = param - keep * (param - average)
             return new_average.astype(average.dtype), new_weight.astype(weight.dtype)
 
         pairs = tree_map_with_path(

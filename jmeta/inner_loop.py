@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jmeta import _check, _validate
 from jmeta._jaxpr import hoist
 from jmeta._objective import make_objective
-from jmeta._step import Carry, Training, constant
+from jmeta._step import Carry, Training, constant, perturbed
 from jmeta._tree import split_by_path, strong
 from jmeta._typing import Key, Path, PyTree
 from jmeta._varying import in_shard_map, vary, varying_axes
@@ -74,7 +74,8 @@ class Run(NamedTuple):
         taken = index < self.steps_taken[..., None]
         total = jnp.where(taken, self.losses, 0).sum(-1)
         some = self.steps_taken > 0
-        return jnp.where(some, total / jnp.where(some, self.steps_taken, 1), jnp.nan)
+        count = jnp.where(some, self.steps_taken, 1).astype(total.dtype)
+        return jnp.where(some, total / count, jnp.nan)
 
     def parameters(self, time: int = -1) -> PyTree:
         """The parameters after `time` steps; negative times count from the end.
@@ -266,7 +267,8 @@ def _finish(outcome, merge, perturbations, history):
     """Put together the result, with the last time's perturbation and parameters."""
     (trained, opt_state, state), ys = outcome.carry, outcome.ys
     if perturbations is not None:
-        trained = jax.tree.map(lambda p, d: p + d[-1], trained, perturbations)
+        last = jax.tree.map(lambda d: d[-1], perturbations)
+        trained = perturbed(trained, last)
     kept = None
     if history:
         kept = jax.tree.map(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg, gmres
 
 from jmeta import _validate
-from jmeta._tree import cast_like, is_inexact
+from jmeta._tree import cast_like, is_inexact, widest
 from jmeta._typing import PyTree
 from jmeta._varying import varying_axes
 
@@ -279,7 +279,7 @@ def _damped(matvec: MatVec, damping: float) -> MatVec:
 def _tol(tol: float | None, b: PyTree) -> float:
     if tol is not None:
         return tol
-    precision = jnp.finfo(jnp.result_type(*jax.tree.leaves(b)))
+    precision = jnp.finfo(widest(*jax.tree.leaves(b)))
     # below a few rounding errors the residual does not fall
     defaults = {64: 1e-10, 32: 1e-6}
     return defaults.get(precision.bits, float(precision.eps))

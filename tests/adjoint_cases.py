@@ -60,7 +60,8 @@ class ConvNet(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Images `[N, 6, 6, 1]` to scores `[N, 2]`."""
-        features = jnp.tanh(self.norm(self.conv(x)))
+        with jax.numpy_dtype_promotion("standard"):  # flax's norm mixes dtypes
+            features = jnp.tanh(self.norm(self.conv(x)))
         return self.head(features.mean(axis=(1, 2)))
 
 

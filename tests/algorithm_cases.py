@@ -31,7 +31,8 @@ def net(params, x, key=None):
     """A hidden layer, with dropout if there is a key."""
     hidden = jnp.tanh(x @ params["body"]["w"] + params["body"]["b"][None])
     if key is not None:
-        hidden = hidden * jax.random.bernoulli(key, KEEP, hidden.shape) / KEEP
+        kept = jax.random.bernoulli(key, KEEP, hidden.shape)
+        hidden = jnp.where(kept, hidden / KEEP, 0)
     return hidden @ params["head"]["w"]
 
 

@@ -229,7 +229,8 @@ class Case:
 
 
 def weighted_sum(outputs):
-    return jnp.sum(outputs * jnp.cos(jnp.arange(outputs.size).reshape(outputs.shape)))
+    places = jnp.arange(outputs.size, dtype=outputs.dtype)
+    return jnp.sum(outputs * jnp.cos(places.reshape(outputs.shape)))
 
 
 def by_flax(row: Row, params: Any, state: Any, x: jax.Array, key: Any) -> Any:

@@ -55,7 +55,7 @@ def everything(adjoint, args, steps, active=None):
         # the weight decay is -inf from the third step on
         hyperparams={
             "lr": args["lr"][:steps],
-            "weight_decay": lambda t: args["decay"] * jnp.log(2.0 - t),
+            "weight_decay": lambda t: args["decay"] * jnp.log(2 - t),
         },
         state={"count": 0.0}, key=jax.random.key(0), has_aux=True, history=True,
         grad_callback=lambda g: args["clip"] * g / jnp.sqrt(jnp.sum(g**2)),

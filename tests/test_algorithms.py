@@ -102,6 +102,7 @@ def test_a_model_without_randomness_is_given_no_key(builder, key):
     assert_trees_close(with_key, without, F64_SAME)
 
 
+@pytest.mark.standard_promotion("Flax's weights are float32")
 def test_linens_apply_is_given_a_key_if_its_call_takes_one(key):
     class Noisy(linen.Module):
         @linen.compact

@@ -185,6 +185,7 @@ def test_any_number_of_steps_with_statistics(steps, used):
         assert jax.jit(loss)(changed(unused)) == first
 
 
+@pytest.mark.standard_promotion("Flax's normalisation mixes dtypes")
 def test_outer_sgd_keeps_the_running_average_of_a_flax_model():
     float64: Any = {"param_dtype": jnp.float64, "rngs": nnx.Rngs(0)}
     model = nnx.Sequential(

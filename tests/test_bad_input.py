@@ -77,7 +77,7 @@ MODELS = {
         r"must be floats; leaf .*\['w'\].* has dtype int64.*trainable",
     ),
     "complex": (
-        lambda: loop(params={"w": jnp.ones(3) * 1j}), TypeError, "must be floats",
+        lambda: loop(params={"w": jnp.ones(3, complex)}), TypeError, "must be floats",
     ),
     "nothing": (lambda: loop(params={}), ValueError, "must be a parameter to train"),
     "frozen": (

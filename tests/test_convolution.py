@@ -167,6 +167,7 @@ def test_what_is_no_plain_convolution_is_left(x_shape, w_shape, settings):
     np.testing.assert_array_equal(matmul_convs(f)(x, w), f(x, w))
 
 
+@pytest.mark.standard_promotion("Flax's average pooling mixes dtypes")
 @pytest.mark.parametrize("row", POOLINGS)
 def test_pooling_is_a_reduction_with_the_same_derivatives(row):
     function, shape, settings = POOLINGS[row]

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 from jax import lax
 
@@ -20,6 +21,7 @@ class Net(nn.Module):
         return nn.Dense(2, param_dtype=x.dtype)(x.reshape(len(x), -1))
 
 
+@pytest.mark.standard_promotion("Flax's normalisation mixes dtypes")
 def test_linen_network_with_state_and_python_arguments():
     x, model = normal(0, 3, 9, 9, 1), Net()
     variables = model.init(jax.random.key(0), x)

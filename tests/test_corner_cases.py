@@ -186,6 +186,7 @@ def test_recurrent_cells(cell, optimizer):
     assert_trees_close(tree(d_params), row["d_params"], rtol=F64_DIFFERENCE, atol=atol)
 
 
+@pytest.mark.standard_promotion("Flax's weights are float32")
 def test_weight_norm_follows_the_parameters():
     """higher drops the hook that recomputes the weight, and trains a stale one."""
     module = linen.WeightNorm(linen.Dense(2))

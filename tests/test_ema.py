@@ -261,6 +261,7 @@ def test_module_evaluates_with_the_average_and_gets_its_parameters_back():
     assert_trees_close(nnx.to_pure_dict(nnx.state(model, nnx.Param)), old, rtol=0)
 
 
+@pytest.mark.standard_promotion("Flax's weights are float32")
 def test_variables_are_copied_with_the_average():
     class Net(nn.Module):
         @nn.compact

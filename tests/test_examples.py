@@ -93,6 +93,7 @@ def test_descents_and_weights_have_closed_forms():
     assert_trees_close(ratio, jnp.exp(-1.0), 1 / age)
 
 
+@pytest.mark.standard_promotion("an example mixes dtypes, as users do")
 def test_optimizers(tmp_path, capsys):
     # in float32 as a user runs it: the noise is drawn in the ambient precision
     with jax.enable_x64(False):
@@ -129,6 +130,7 @@ def test_every_schedule_is_drawn():
     assert drawn == rates | {"cosine_annealing_warm_restarts"}
 
 
+@pytest.mark.standard_promotion("Flax's weights are float32")
 def test_maml_sinusoid(tmp_path, capsys):
     out = tmp_path / "new" / "maml.png"
     results = maml_sinusoid.main(["--meta-steps", "20", "--out", str(out)])

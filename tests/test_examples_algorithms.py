@@ -7,6 +7,10 @@ from examples import imaml, maml_plus_plus, subset_adaptation
 from tests.helpers import assert_trees_close
 from tests.test_examples import assert_pictures, printed, promised
 
+pytestmark = pytest.mark.standard_promotion(
+    "examples are written under JAX's default, as users do"
+)
+
 
 def run(example, out, *args):
     """In float32, as a user does."""

@@ -8,6 +8,10 @@ from examples import glyphs_maml
 from tests.helpers import assert_trees_close
 from tests.test_examples import assert_pictures, printed, promised
 
+pytestmark = pytest.mark.standard_promotion(
+    "examples are written under JAX's default, as users do"
+)
+
 TINY = "--shots 2 --channels 2 --meta-steps 2 --test-tasks 11".split()
 
 

@@ -8,6 +8,10 @@ from examples import deep_energy, distillation, learned_loss, meta_rl
 from tests.helpers import assert_trees_close
 from tests.test_examples import assert_pictures, printed, promised
 
+pytestmark = pytest.mark.standard_promotion(
+    "examples are written under JAX's default, as users do"
+)
+
 MACHINES = 0.15
 """Other machines round otherwise, which long training makes visible."""
 

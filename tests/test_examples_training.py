@@ -7,6 +7,10 @@ from examples import continue_torch, ema_evaluation, multi_device
 from tests.helpers import F32, F64_TORCH, assert_trees_close
 from tests.test_examples import assert_pictures, printed, promised
 
+pytestmark = pytest.mark.standard_promotion(
+    "examples are written under JAX's default, as users do"
+)
+
 
 def test_continue_torch(tmp_path, capsys):
     differences = continue_torch.main(["--out", str(tmp_path / "new" / "picture.png")])

@@ -43,6 +43,10 @@ def looped(x, y, z):
     return jax.lax.while_loop(lambda carry: carry[0] < z, body, (0, 0.0))[1]
 
 
+def floor(x):
+    return x.astype(int).astype(x.dtype)
+
+
 def scanned(x, y, z):
     return jax.lax.scan(lambda c, s: (c * cut(x) + s, None), y, jnp.stack([z, z]))[0]
 
@@ -52,7 +56,7 @@ CASES = {
     "product": (lambda x, y, z: x * y, [REACHES, REACHES, UNUSED]),
     "stop": (lambda x, y, z: x * cut(y), [REACHES, "stop_gradient", UNUSED]),
     "partly": (lambda x, y, z: x * cut(x) + z, ["reaches, stop", UNUSED, REACHES]),
-    "integer": (lambda x, y, z: x * y.astype(int), [REACHES, "integer", UNUSED]),
+    "integer": (lambda x, y, z: x * floor(y), [REACHES, "integer", UNUSED]),
     "where": (lambda x, y, z: jnp.where(x > 0, y, z), ["integer", REACHES, REACHES]),
     "branch": (
         lambda x, y, z: jax.lax.cond(x > 0, lambda: y, lambda: cut(z)),

@@ -25,7 +25,10 @@ from tests.from_torch_cases import (
 from tests.helpers import F64_SAME, F64_TORCH, assert_trees_close
 from tests.reference.read import case
 
+flax_mixes = pytest.mark.standard_promotion("Flax's normalisation mixes dtypes")
 
+
+@flax_mixes
 @pytest.mark.parametrize("library", FLAX)
 @pytest.mark.parametrize("network", NETS)
 def test_outputs_are_torchs(network, library):
@@ -47,6 +50,7 @@ CONTINUED = [
 ]
 
 
+@flax_mixes
 @pytest.mark.parametrize(("name", "library"), CONTINUED)
 def test_a_run_goes_on_as_in_torch(name, library):
     row = case("modules", name)
@@ -89,6 +93,7 @@ def of(tree, name):
     return [leaf for path, leaf in paths_leaves if path[-1].key == name]
 
 
+@flax_mixes
 def test_the_order_of_a_flattened_input_matters():
     row = case("modules", "conv2d/sgd")
     net = Converted(row, "linen")

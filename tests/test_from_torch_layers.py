@@ -136,6 +136,7 @@ def linen_sequential() -> nn.Module:
     return nn.Sequential([nn.Dense(5, **DTYPE), nn.relu, inner, last])
 
 
+@pytest.mark.standard_promotion("Flax's normalisation mixes dtypes")
 @pytest.mark.parametrize("make", [nnx_sequential, linen_sequential])
 @pytest.mark.parametrize("inside", ["", "body."])
 def test_sequentials_need_no_names(make, inside):

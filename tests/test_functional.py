@@ -25,6 +25,8 @@ from tests.functional_cases import (
 )
 from tests.helpers import F64_SAME, assert_trees_close, compilations
 
+pytestmark = pytest.mark.standard_promotion("Flax's normalisation mixes dtypes")
+
 
 @pytest.fixture(scope="module", params=ROWS)
 def case(request: pytest.FixtureRequest) -> Case:

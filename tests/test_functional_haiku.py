@@ -11,6 +11,8 @@ import pytest
 from jmeta import inner_loop, make_functional, optim
 from tests.helpers import F64_SAME, assert_trees_close
 
+pytestmark = pytest.mark.standard_promotion("Haiku's layers mix dtypes")
+
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (5, 3))
 Y = jax.random.normal(jax.random.key(2), (5, 2))
@@ -31,9 +33,9 @@ def squared(outputs, targets):
 
 
 PLAIN = hk.transform(network)
-PARAMS = PLAIN.init(KEY, X)
 STATEFUL = hk.transform_with_state(normalised)
-VARIABLES = STATEFUL.init(KEY, X)
+with jax.numpy_dtype_promotion("standard"):
+    PARAMS, VARIABLES = PLAIN.init(KEY, X), STATEFUL.init(KEY, X)
 
 
 def test_outputs_and_dropout_are_the_transforms():

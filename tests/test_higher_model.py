@@ -21,6 +21,8 @@ from tests.higher_cases import (
     towards,
 )
 
+flax_mixes = pytest.mark.standard_promotion("Flax's weights and statistics are float32")
+
 
 def test_times():
     fmodel, diffopt = line(1.0)
@@ -116,6 +118,7 @@ def linen_batch_norm():
     return module, module.init(jax.random.key(0), jnp.ones((5, 3), jnp.float32))
 
 
+@flax_mixes
 @pytest.mark.parametrize("make", [nnx_batch_norm, linen_batch_norm])
 def test_batch_norm(make):
     model = make()
@@ -176,6 +179,7 @@ MODELS = {
 }
 
 
+@flax_mixes
 @pytest.mark.parametrize("name", MODELS)
 def test_models(name):
     model = MODELS[name]()
@@ -200,6 +204,7 @@ class Net(nnx.Module):
         return self.head(self.dropout(self.encoder(x)))
 
 
+@flax_mixes
 def test_submodules_single_weights_and_keys(key):
     model = Net()
     fmodel, diffopt = innerloop_ctx(model, SGD).__enter__()

@@ -164,7 +164,7 @@ ADAM = jmeta.optim.adam(lr=0.5, betas=(0.8, 0.9))
 
 INJECTED = optax.inject_hyperparams(optax.sgd)(learning_rate=0.5, nesterov=True)
 
-SCHEDULED = jmeta.optim.sgd(lr=lambda step: 0.5 / (step + 1), momentum=0.25)
+SCHEDULED = jmeta.optim.sgd(lr=lambda step: 1 / (2 * step + 2), momentum=0.25)
 
 SGD_VALUES = {"momentum": [0.0], "dampening": [0.0], "weight_decay": [0.0]}
 

@@ -137,11 +137,11 @@ OVERRIDES = {
 }  # fmt: skip
 
 
-# rates that compute with the integer step, and one of another precision
-MIXED = {"numpy", "over a schedule", "optax in a chain"} | {
+# rates that compute with the integer step
+MIXED = {"over a schedule", "optax in a chain"} | {
     name for name in OVERRIDES if "callable" in name
 }
-mixes = pytest.mark.standard_promotion("a user's own function or number mixes dtypes")
+mixes = pytest.mark.standard_promotion("a user's own function mixes dtypes")
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,6 @@ def test_frozen_parameters_may_have_a_rate():
     assert_trees_close(found, only({"lr": 0.1}).params, rtol=F64_SAME)
 
 
-@pytest.mark.standard_promotion("settings are wider than their parameters")
 def test_settings_keep_their_precision():
     """b2 = 0.999 would be 1 in bfloat16, and nothing would move."""
     params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), start())

@@ -284,7 +284,7 @@ def setting(name):
             case "grad_callback":
                 kwargs["grad_callback"] = lambda g: value * g
             case "schedule":
-                kwargs["hyperparams"] = {"lr": lambda t: value / (t + 1)}
+                kwargs["hyperparams"] = {"lr": lambda t: value * (1 / (t + 1))}
         tx = jmeta.optim.sgd(**args)
         run = jmeta.inner_loop(objective, start, tx, 5, adjoint=Implicit(), **kwargs)
         return jnp.sum(run.params)

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parent.parent
 # In a folder, `__init__` imports from all and every module from the private ones.
 LAYERS = (
     ("_libraries", "_primitives", "_typing", "_validate"),
-    ("_notes", "_rules"),
-    ("_checkpoint", "_jaxpr", "_keys", "_numerics", "_settings", "_tree", "_varying"),
+    ("_notes", "_rules", "_tree"),
+    ("_checkpoint", "_jaxpr", "_keys", "_numerics", "_settings", "_varying"),
     ("_dependence", "_foreign"),
     (
         *("_differences", "_operations", "_origin", "convolution", "ema"),

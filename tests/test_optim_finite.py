@@ -21,7 +21,7 @@ from tests.helpers import (
     central_difference,
 )
 
-pytestmark = pytest.mark.standard_promotion("optax mixes dtypes")
+optax_mixes = pytest.mark.standard_promotion("most of optax's transforms mix dtypes")
 
 STEPS = 6
 
@@ -76,6 +76,7 @@ def protected(name):
     return lambda lr: finite(FIRST_ORDER[name](lr))
 
 
+@optax_mixes
 @pytest.mark.parametrize("name", FIRST_ORDER)
 def test_derivatives_equal_central_differences(name):
     make = protected(name)
@@ -98,6 +99,7 @@ def test_derivatives_equal_central_differences(name):
         assert_trees_close(forward, expected, rtol=F64_DIFFERENCE)
 
 
+@optax_mixes
 @pytest.mark.parametrize("name", SECOND_ORDER)
 def test_second_derivatives_equal_central_differences(name):
     make = protected(name)
@@ -126,12 +128,14 @@ def test_second_derivatives_equal_central_differences(name):
             assert_trees_close(curvature, expected, rtol=F64_DIFFERENCE)
 
 
+@optax_mixes
 @pytest.mark.parametrize("name", ["adam", "rmsprop", "radam"])
 def test_without_protection_derivatives_are_nan(name):
     f = partial(outer_loss, FIRST_ORDER[name], POINTS["one zero"])
     assert np.isnan(jax.jit(jax.grad(f))((LR, PARAMS))[0])
 
 
+@optax_mixes
 def test_slope_at_an_accidental_zero_is_the_true_one():
     # the gradient is 0 here but not beside: adam's first update is -lr g / (|g| + eps)
     eps = 0.25
@@ -145,6 +149,7 @@ def test_slope_at_an_accidental_zero_is_the_true_one():
     assert np.isfinite(jax.grad(jax.grad(update))(zero))
 
 
+@optax_mixes
 @pytest.mark.parametrize("name", FIRST_ORDER)
 def test_updates_and_state_are_the_same_bits(name):
     tx = FIRST_ORDER[name](0.1)
@@ -165,6 +170,7 @@ def test_updates_and_state_are_the_same_bits(name):
         params = optax.apply_updates(params, updates)
 
 
+@optax_mixes
 def test_injected_hyperparameters_are_learned_in_a_vmapped_chain():
     injected = finite(optax.inject_hyperparams(optax.adam)(0.5, eps=0.25))
     tx: Any = optax.chain(optax.clip(10.0), injected)

@@ -45,7 +45,11 @@ def test_examples_run():
     assert codes
     names = {}
     # as a user runs them
-    with jax.enable_x64(False), jax.numpy_rank_promotion("allow"):
+    with (
+        jax.enable_x64(False),
+        jax.numpy_rank_promotion("allow"),
+        jax.numpy_dtype_promotion("standard"),
+    ):
         for code in codes:
             exec(code, names)
     assert names["d_lrs"].shape == (20,)

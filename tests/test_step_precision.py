@@ -19,7 +19,7 @@ SCHEDULES = {
     "quotient": lambda peak: lambda t: peak * (1 - t / 7),
     "table": lambda peak: lambda t: peak * jnp.array(TABLE)[t],
     "join_schedules": lambda peak: optax.join_schedules(
-        [lambda t: peak * (1 - t / 7), lambda t: peak * t / 9], [4]
+        [lambda t: peak * (1 - t / 7), lambda t: peak * (t / 9)], [4]
     ),
     "jmeta": lambda peak: jmeta.schedules.linear_lr(peak, total_iters=7),
     "optax": lambda peak: optax.linear_schedule(peak, 0.1, 7),
@@ -79,7 +79,7 @@ def test_float32_stays(name):
 def test_pairs_and_values_for_each_leaf():
     """A function may give whatever a setting may be."""
     peak = jnp.asarray(PEAK)
-    rate = lambda t: jmeta.PerLeaf({"a": peak * (1 - t / 7), "b": peak * t / 7})
+    rate = lambda t: jmeta.PerLeaf({"a": peak * (1 - t / 7), "b": peak * (t / 7)})
     betas = lambda t: (1 - (t + 1) / 9, 1 - (t + 2) / 11)
     params = {"a": 1.0, "b": 1.0}
     settings = {"lr": rate, "betas": betas}
@@ -90,7 +90,7 @@ def test_pairs_and_values_for_each_leaf():
     t = jnp.arange(2.0)
     per_step = {
         "lr": jmeta.PerStep(
-            jmeta.PerLeaf({"a": peak * (1 - t / 7), "b": peak * t / 7})
+            jmeta.PerLeaf({"a": peak * (1 - t / 7), "b": peak * (t / 7)})
         ),
         "betas": (1 - (t + 1) / 9, 1 - (t + 2) / 11),
     }

@@ -147,7 +147,7 @@ def test_what_a_task_may_be_and_give():
 
     def loss(w, task):
         key, i = task
-        return (w - jax.random.normal(key)) ** 2 * (1 + i)
+        return (w - jax.random.normal(key)) ** 2 * (1 + i.astype(float))
 
     pair = lambda w, task: (loss(w, task), task[0])
     expected = jax.jit(

@@ -87,6 +87,7 @@ def test_both_ways_agree_in_float64():
     assert_trees_close(by_inner_loop[1], expected, F64_DIFFERENCE)
 
 
+@pytest.mark.standard_promotion("matplotlib computes with JAX's integers")
 def test_example(tmp_path, capsys):
     out = tmp_path / "new" / "toy.png"
     toy.main(steps=5, out=out)

@@ -15,6 +15,8 @@ from jmeta.train._loop import Loop
 from tests.helpers import F64_SAME, assert_trees_close, compilations
 from tests.train_cases import STEPS, meta_params, metrics, run, sample, task_loss
 
+optax_mixes = pytest.mark.standard_promotion("optax's transforms mix dtypes")
+
 OUTER = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(0.01))
 
 
@@ -46,6 +48,7 @@ def by_hand():
     return params, opt_state, jax.tree.map(lambda *x: np.array(x), *measured)
 
 
+@optax_mixes
 def test_equals_a_loop_by_hand(fitted, by_hand):
     params, opt_state, _ = by_hand
     assert_trees_close((fitted.params, fitted.opt_state), (params, opt_state), F64_SAME)
@@ -53,6 +56,7 @@ def test_equals_a_loop_by_hand(fitted, by_hand):
     assert (fitted.skipped, fitted.first_skipped) == (0, None)
 
 
+@optax_mixes
 def test_records_are_means_since_the_last(fitted, by_hand):
     assert [record["step"] for record in fitted.history] == list(range(5, STEPS + 1, 5))
     for name, values in by_hand[2].items():
@@ -62,6 +66,7 @@ def test_records_are_means_since_the_last(fitted, by_hand):
     assert all(record["rate"] > 0 for record in fitted.history)
 
 
+@optax_mixes
 def test_validates_on_the_same_tasks(fitted):
     validated = [record for record in fitted.history if "validation_loss" in record]
     assert [record["step"] for record in validated] == [10, 20, 30, 40]
@@ -93,6 +98,7 @@ def test_the_best_need_not_be_the_last():
     assert_trees_close(fitted.best_params, jnp.full(2, 11.0), F64_SAME)
 
 
+@optax_mixes
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 def test_chunks_and_devices_change_nothing(fitted, axis_type):
     mesh = jax.make_mesh((4,), ("tasks",), axis_types=(axis_type,))
@@ -105,6 +111,7 @@ def test_chunks_and_devices_change_nothing(fitted, axis_type):
     assert sum("advance" in name for name in compiled) == 1
 
 
+@optax_mixes
 def test_compiles_once_and_seldom_waits(monkeypatch):
     waits = []
     device_get = jax.device_get
@@ -138,6 +145,7 @@ def test_arguments_stay_whole_and_the_state_is_donated(monkeypatch):
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(states[0]))
 
 
+@optax_mixes
 @pytest.mark.parametrize(
     "tx",
     [
@@ -170,6 +178,7 @@ def test_tasks_and_keys_of_any_kind():
     assert_trees_close(fitted.params, 2.0, F64_SAME)
 
 
+@optax_mixes
 @pytest.mark.parametrize("split", [False, True])
 def test_stays_where_the_parameters_are(split):
     devices = np.array(jax.devices()[2:])
@@ -188,6 +197,7 @@ def test_stays_where_the_parameters_are(split):
     assert_trees_close(fitted.params, expected.params, F64_SAME)
 
 
+@optax_mixes
 def test_bar_shows_what_is_recorded(capsys):
     run(10, progress=True)
     shown = capsys.readouterr().err
@@ -209,6 +219,7 @@ BAD_CALLS = [
 ]
 
 
+@optax_mixes
 @pytest.mark.parametrize(("change", "message"), BAD_CALLS)
 def test_refuses_a_wrong_call(change, message):
     with pytest.raises((TypeError, ValueError), match=message):
@@ -220,6 +231,7 @@ class Terminal(io.StringIO):
         return True
 
 
+@optax_mixes
 @pytest.mark.parametrize("terminal", [True, False])
 @pytest.mark.parametrize("installed", [True, False])
 def test_a_bar_by_default_where_tqdm_and_a_terminal_are(

@@ -11,6 +11,8 @@ from jmeta.train import _guard
 from tests.helpers import F64_SAME, assert_trees_close
 from tests.train_cases import meta_params, run, sample, task_loss
 
+optax_mixes = pytest.mark.standard_promotion("optax's Adam mixes dtypes")
+
 BAD = (7, 12, 13)
 
 
@@ -70,6 +72,7 @@ def without(steps, bad):
     return carry, losses
 
 
+@optax_mixes
 def test_skips_and_counts():
     fitted = run(20, nonfinite="skip", **SETTINGS)
     expected, losses = without(20, BAD)
@@ -86,6 +89,7 @@ def test_skips_and_counts():
         assert_trees_close(record["loss"], np.mean(window), F64_SAME)
 
 
+@optax_mixes
 def test_raises_before_the_first_and_goes_on_when_mended(tmp_path):
     with pytest.raises(FloatingPointError) as raised:
         run(20, directory=tmp_path, **SETTINGS)
@@ -104,6 +108,7 @@ def test_raises_before_the_first_and_goes_on_when_mended(tmp_path):
     assert losses[0] == losses[1]
 
 
+@optax_mixes
 def test_a_run_that_raised_can_skip(tmp_path):
     with pytest.raises(FloatingPointError):
         run(20, directory=tmp_path, **SETTINGS)
@@ -141,6 +146,7 @@ UPDATES = {
 }
 
 
+@optax_mixes
 @pytest.mark.parametrize("leaf", UPDATES)
 def test_an_update_that_is_not_finite_is_refused(leaf):
     fitted = run(

@@ -23,6 +23,8 @@ from jmeta.train._log import Log
 from tests.helpers import assert_trees_close
 from tests.train_cases import STEPS, meta_params, run, sample
 
+pytestmark = pytest.mark.standard_promotion("optax's Adam and noise mix dtypes")
+
 SCRIPT = Path(__file__).parent / "train_cases.py"
 # two kinds of state that files do not hold as they are
 TX = optax.chain(

@@ -69,7 +69,8 @@ class FewShot:
         )
         # the highest of some scores: as many different places, with equal chances
         classes = jax.lax.top_k(class_scores, self.ways)[1]  # [N]
-        there = jnp.arange(self.most)[None] < self.counts[classes][:, None]
+        places = jnp.arange(self.most, dtype=jnp.int32)
+        there = places[None] < self.counts[classes][:, None]
         within = jax.lax.top_k(jnp.where(there, image_scores, -1.0), each)[1]
         chosen = self.first[classes][:, None] + within  # [N, K + Q]
         x = self._show(chosen, turns, noise)  # [N, K + Q, height, width, channels]

@@ -10,6 +10,7 @@ import numpy as np
 from jax.tree_util import DictKey, GetAttrKey, KeyPath, tree_map_with_path
 
 from jmeta import _validate
+from jmeta._tree import widest
 from jmeta._typing import PyTree
 from jmeta.from_torch._factored import factors, machine_epsilon, multiplied
 from jmeta.from_torch._flat import flat_state, is_flat
@@ -215,7 +216,7 @@ def _hyperparams(group: Mapping[str, Any], like: Any) -> dict[str, Any]:
             return tuple(map(convert, old, new))
         if new is None:
             return machine_epsilon(like, old)
-        return jnp.array(np.asarray(new), jnp.result_type(*jax.tree.leaves(old)))
+        return jnp.array(np.asarray(new), widest(*jax.tree.leaves(old)))
 
     return {name: convert(old, group[name]) for name, old in like.hyperparams.items()}
 

@@ -19,6 +19,7 @@ from jmeta._settings import (
     hyperparams_at,
     initial_hyperparams,
 )
+from jmeta._tree import mixing
 from jmeta._typing import PyTree
 from jmeta.optim._own import own
 
@@ -54,13 +55,13 @@ def per_leaf(
     def init(params: PyTree) -> Any:
         hyperparams = initial_hyperparams(settings)
         paths_params, treedef = tree_flatten_with_path(params)
-        rows = [
-            {
-                name: slot(hyperparams_at(hyperparams, path), jnp.asarray(param))
-                for name, slot in slots.items()
-            }
-            for path, param in paths_params
-        ]
+        rows = []
+        for path, param in paths_params:
+            hp = hyperparams_at(hyperparams, path)
+            with mixing(hp, param):
+                rows.append(
+                    {k: slot(hp, jnp.asarray(param)) for k, slot in slots.items()}
+                )
         return _state(jnp.zeros((), jnp.int32), rows, treedef, hyperparams)
 
     def update(
@@ -80,7 +81,8 @@ def per_leaf(
         ):
             row = {name: column[i] for name, column in columns.items()}
             hp = hyperparams_at(state.hyperparams, path)
-            new_update, new_row = rule(hp, step, grad, param, **row)
+            with mixing(hp, grad, param, row):
+                new_update, new_row = rule(hp, step, grad, param, **row)
             new_updates.append(jnp.asarray(new_update, jnp.result_type(param)))
             rows.append({k: _like(v, row[k]) for k, v in new_row.items()})
         hyperparams = advance_hyperparams(state.hyperparams, settings, step)

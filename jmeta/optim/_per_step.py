@@ -1,7 +1,6 @@
 """What a user may write for a hyperparameter, as one value for each step."""
 
 import dataclasses
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 
 from jmeta import _validate
 from jmeta._settings import PerLeaf, Setting, as_hyperparam, step_in_precision
+from jmeta._tree import widest
 from jmeta._typing import PyTree
 
 
@@ -105,7 +105,7 @@ def _of_step(name, value, own, params):
     # a weakly typed step has no precision of its own
     weak = jax.ShapeDtypeStruct((), jnp.result_type(int), weak_type=True)
     dtypes = [leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(at, weak))]
-    dtype = functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32))
+    dtype = widest(jnp.float32, *dtypes)
     return lambda step, x: at(step_in_precision(step, dtype))
 
 

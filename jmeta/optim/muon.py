@@ -199,8 +199,8 @@ def _orthogonalized(x, coefficients, eps, steps):
     x = safe_divide(x if wide else x.T, jnp.maximum(norm, eps.astype(x.dtype)))
     for _ in range(steps):
         gram = matmul(x, x.T).astype(x.dtype)
-        change = (b * gram + c * matmul(gram, gram)).astype(x.dtype)
-        x = (a * x + matmul(change, x)).astype(x.dtype)
+        change = b * gram.astype(sums) + c * matmul(gram, gram)
+        x = (a * x.astype(sums) + matmul(change.astype(x.dtype), x)).astype(x.dtype)
     return x if wide else x.T
 
 

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from jmeta import _validate
 from jmeta._settings import PerLeaf, as_hyperparam, is_plain
+from jmeta._tree import mixing
 
 Schedule: TypeAlias = Callable[[ArrayLike], jax.Array]
 """`step -> value`, elementwise in an integer step that counts updates from 0."""
@@ -43,6 +44,21 @@ def as_step(step: ArrayLike) -> jax.Array:
             f" {_validate.kind(step)}."
         )
     return jnp.asarray(step).astype(jnp.result_type(int))
+
+
+def promoted(schedule: Schedule, *settings: jax.Array) -> Schedule:
+    """The schedule, also of settings whose precision is not that of the step's share.
+
+    Args:
+        schedule: `step -> value`, which divides the step, or not.
+        *settings: What it is made of, as strongly typed arrays.
+    """
+
+    def at(step):
+        with mixing(settings, 0.0):
+            return schedule(step)
+
+    return at
 
 
 def check_counts(**counts: int) -> None:

@@ -9,6 +9,7 @@ from jmeta.schedules._base import (
     as_step,
     check_counts,
     cosine_wave,
+    promoted,
 )
 
 
@@ -44,7 +45,8 @@ def cosine_annealing_lr(
     """
     check_counts(T_max=T_max)
     lr, eta_min = as_floats(lr=lr, eta_min=eta_min)
-    return lambda step: cosine_wave(lr, eta_min, as_step(step), T_max)
+    schedule = lambda step: cosine_wave(lr, eta_min, as_step(step), T_max)
+    return promoted(schedule, lr, eta_min)
 
 
 def cosine_annealing_warm_restarts(
@@ -90,7 +92,7 @@ def cosine_annealing_warm_restarts(
         T_i = T_0 * T_mult ** cycle.astype(step.dtype)
         return cosine_wave(lr, eta_min, step - starts[cycle], T_i)
 
-    return schedule
+    return promoted(schedule, lr, eta_min)
 
 
 def _restarts(T_0, T_mult):

@@ -8,10 +8,12 @@ from jax.typing import ArrayLike
 
 from jmeta import _validate
 from jmeta._numerics import integer_power
+from jmeta._tree import mixing
 from jmeta.schedules._base import (
     Schedule,
     as_floats,
     as_step,
+    promoted,
 )
 
 
@@ -62,7 +64,8 @@ def cyclic_lr(
     """
     height = _height(step_size_up, step_size_down, mode, gamma, scale_fn, scale_mode)
     low, high = as_floats(base_lr=base_lr, max_lr=max_lr)
-    return lambda step: low + (high - low) * height(as_step(step))
+    schedule = lambda step: low + (high - low) * height(as_step(step))
+    return promoted(schedule, low, high)
 
 
 def cyclic_momentum(
@@ -104,7 +107,8 @@ def cyclic_momentum(
     """
     height = _height(step_size_up, step_size_down, mode, gamma, scale_fn, scale_mode)
     low, high = as_floats(base_momentum=base_momentum, max_momentum=max_momentum)
-    return lambda step: high - (high - low) * height(as_step(step))
+    schedule = lambda step: high - (high - low) * height(as_step(step))
+    return promoted(schedule, low, high)
 
 
 def _height(step_size_up, step_size_down, mode, gamma, scale_fn, scale_mode):
@@ -138,6 +142,8 @@ def _height(step_size_up, step_size_down, mode, gamma, scale_fn, scale_mode):
         cycle, position = jnp.divmod(count, up + down)
         rising = position <= up
         triangle = jnp.where(rising, position / up, (up + down - position) / down)
-        return triangle * scale(step, cycle.astype(step.dtype) + 1)
+        factor = scale(step, cycle.astype(step.dtype) + 1)
+        with mixing(triangle, factor):
+            return triangle * factor
 
     return height

@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from jmeta import _validate
 from jmeta._numerics import integer_power
+from jmeta._tree import mixing
 from jmeta.schedules._base import (
     Schedule,
     as_float,
@@ -15,6 +16,7 @@ from jmeta.schedules._base import (
     as_step,
     check_counts,
     check_share,
+    promoted,
 )
 
 
@@ -36,7 +38,8 @@ def exponential_lr(lr: ArrayLike, gamma: ArrayLike) -> Schedule:
         [1.0, 0.5, 0.25, 0.125]
     """
     lr, gamma = as_floats(lr=lr, gamma=gamma)
-    return lambda step: lr * integer_power(gamma, as_step(step))
+    schedule = lambda step: lr * integer_power(gamma, as_step(step))
+    return promoted(schedule, lr, gamma)
 
 
 def linear_lr(
@@ -82,7 +85,7 @@ def linear_lr(
         done = jnp.minimum(as_step(step), total_iters) / total_iters
         return lr * (start + (end - start) * done)
 
-    return schedule
+    return promoted(schedule, lr, start, end)
 
 
 def polynomial_lr(
@@ -127,7 +130,7 @@ def polynomial_lr(
             ended, at_end, jnp.where(ended, 1, left / total_iters) ** power
         )
 
-    return schedule
+    return promoted(schedule, lr, power)
 
 
 def lambda_lr(lr: ArrayLike, lr_lambda: Callable[[jax.Array], ArrayLike]) -> Schedule:
@@ -153,4 +156,10 @@ def lambda_lr(lr: ArrayLike, lr_lambda: Callable[[jax.Array], ArrayLike]) -> Sch
         use="Give one `step -> factor`, such as `lambda step: 0.9**step`.",
     )
     (lr,) = as_floats(lr=lr)
-    return lambda step: lr * as_float("lr_lambda(step)", lr_lambda(as_step(step)))
+
+    def schedule(step):
+        factor = as_float("lr_lambda(step)", lr_lambda(as_step(step)))
+        with mixing(lr, factor):
+            return lr * factor
+
+    return schedule

@@ -6,11 +6,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jmeta import _validate
+from jmeta._tree import mixing
 from jmeta.schedules._base import (
     Schedule,
     as_floats,
     as_step,
     check_counts,
+    promoted,
 )
 
 
@@ -69,8 +71,9 @@ def one_cycle_lr(
     max_lr, div_factor, final_div_factor = as_floats(
         max_lr=max_lr, div_factor=div_factor, final_div_factor=final_div_factor
     )
-    first = max_lr / div_factor
-    last = first / final_div_factor
+    with mixing(max_lr, div_factor, final_div_factor):
+        first = max_lr / div_factor
+        last = first / final_div_factor
     values = [first, max_lr, first, last] if three_phase else [first, max_lr, last]
     return _phases(ends, values, anneal_strategy)
 
@@ -169,7 +172,7 @@ def _phases(ends, values, anneal_strategy):
             value = jnp.where(step <= bound, anneal(a, b, pct), value)
         return value
 
-    return schedule
+    return promoted(schedule, *values)
 
 
 def _anneal_cos(start, end, pct):

@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 
 from jmeta import _validate
 from jmeta._settings import is_plain
+from jmeta._tree import mixing
 from jmeta.schedules._base import as_float, as_floats
 
 
@@ -116,20 +117,24 @@ def reduce_lr_on_plateau(
         _validate.instance("state", state, PlateauState, "a `PlateauState`", use=use)
         metric = as_float("metric", metric).astype(state.best.dtype)
         margin = sign * threshold
-        bar = state.best * (1 - margin)
-        if threshold_mode == "abs":
-            bar = state.best - margin
-        better = sign * metric < sign * bar
+        with mixing(state.best, threshold):
+            bar = state.best * (1 - margin)
+            if threshold_mode == "abs":
+                bar = state.best - margin
+            better = sign * metric < sign * bar
         bad = jnp.where(better, 0, state.num_bad_epochs + 1)
         cooling = state.cooldown_counter > 0
         left = state.cooldown_counter - cooling.astype(jnp.int32)
         bad = jnp.where(cooling, 0, bad)
 
         drop = bad > patience
-        lower = state.lr * factor
-        lower = jnp.where(lower < min_lr, min_lr, lower).astype(state.lr.dtype)
+        with mixing(state.lr, factor, min_lr):
+            lower = state.lr * factor
+            lower = jnp.where(lower < min_lr, min_lr, lower).astype(state.lr.dtype)
+        with mixing(lower, eps):
+            far = state.lr - lower > eps
         return PlateauState(
-            lr=jnp.where(drop & (state.lr - lower > eps), lower, state.lr),
+            lr=jnp.where(drop & far, lower, state.lr),
             best=jnp.where(better, metric, state.best),
             num_bad_epochs=jnp.where(drop, 0, bad),
             cooldown_counter=jnp.where(drop, cooldown, left),

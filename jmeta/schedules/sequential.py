@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from jmeta import _validate
+from jmeta._tree import mixing
 from jmeta.schedules._base import Schedule, as_step, check_milestones
 
 
@@ -63,7 +64,9 @@ def sequential_lr(schedules: Sequence[Schedule], milestones: Sequence[int]) -> S
             # branch that is not taken must not spoil the derivative.
             last = None if end is None else max(end - start - 1, 0)
             own_step = jnp.clip(step - start, 0, last)
-            rate = jnp.where(step >= start, schedule(own_step), rate)
+            own_rate = jnp.asarray(schedule(own_step))
+            with mixing(own_rate, rate):
+                rate = jnp.where(step >= start, own_rate, rate)
         return rate
 
     return sequence

@@ -13,6 +13,7 @@ from jmeta.schedules._base import (
     check_counts,
     check_milestones,
     check_share,
+    promoted,
 )
 
 
@@ -39,7 +40,8 @@ def step_lr(lr: ArrayLike, step_size: int, gamma: ArrayLike = 0.1) -> Schedule:
     """
     check_counts(step_size=step_size)
     lr, gamma = as_floats(lr=lr, gamma=gamma)
-    return lambda step: lr * integer_power(gamma, as_step(step) // step_size)
+    schedule = lambda step: lr * integer_power(gamma, as_step(step) // step_size)
+    return promoted(schedule, lr, gamma)
 
 
 def multi_step_lr(
@@ -72,7 +74,7 @@ def multi_step_lr(
         drops = sum(((step >= m).astype(step.dtype) for m in drops_at), 0 * step)
         return lr * integer_power(gamma, drops)
 
-    return schedule
+    return promoted(schedule, lr, gamma)
 
 
 def constant_lr(
@@ -104,4 +106,5 @@ def constant_lr(
     check_share(factor=factor)
     check_counts(total_iters=total_iters)
     lr, factor = as_floats(lr=lr, factor=factor)
-    return lambda step: jnp.where(as_step(step) < total_iters, lr * factor, lr)
+    schedule = lambda step: jnp.where(as_step(step) < total_iters, lr * factor, lr)
+    return promoted(schedule, lr, factor)

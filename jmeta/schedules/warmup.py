@@ -10,6 +10,7 @@ from jmeta.schedules._base import (
     check_counts,
     check_share,
     cosine_wave,
+    promoted,
 )
 
 
@@ -75,4 +76,4 @@ def warmup_cosine(
             cosine_wave(peak, low, fallen, T_max),
         )
 
-    return schedule
+    return promoted(schedule, peak, start, end, low)

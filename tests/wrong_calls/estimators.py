@@ -123,7 +123,7 @@ ROWS = [
         *(TypeError, "params", "dtype int", "further argument of `fn`"),
     ),
     WrongCall(
-        *("es_value_and_grad-params-complex", lambda: es(params=1j * POINT)),
+        *("es_value_and_grad-params-complex", lambda: es(params=POINT.astype(complex))),
         *(TypeError, "params", "dtype complex", "real and imaginary parts"),
     ),
 ]

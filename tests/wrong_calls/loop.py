@@ -42,6 +42,12 @@ def grad(**kwargs):
     return jax.grad(lambda w: jnp.sum(loop(params=w, **kwargs).params))(jnp.ones(3))
 
 
+def by_line_search(tx, steps=2):
+    # optax's line search mixes dtypes
+    with jax.numpy_dtype_promotion("standard"):
+        return grad(tx=tx, steps=steps)
+
+
 def traced_steps():
     jax.jit(lambda n: loop(n).losses)(2)
 
@@ -132,7 +138,11 @@ CALLS = [
         *("grad_callback", "PyTreeDef(None)", "like those it gets"),
     ),
     (
-        *("grad_callback-complex", lambda: loop(grad_callback=lambda g: g * 1j), VALUE),
+        *(
+            "grad_callback-complex",
+            lambda: loop(grad_callback=lambda g: g.astype(complex)),
+            VALUE,
+        ),
         *("grad_callback", "complex128", "real floats"),
     ),
     (
@@ -162,7 +172,7 @@ CALLS = [
     ("lr-none", lambda: lr(None), TYPE, "lr", "None", "must be a number"),
     ("lr-class", lambda: lr(float), TYPE, "lr", "the class float", "must be a number"),
     (
-        *("lr-complex", lambda: lr(jnp.ones(2) * 1j), TYPE, "lr", "complex128"),
+        *("lr-complex", lambda: lr(jnp.ones(2, complex)), TYPE, "lr", "complex128"),
         "a scalar array",
     ),
     (
@@ -254,7 +264,7 @@ CALLS = [
     ),
     (
         "opt_state-complex",
-        lambda: opt_state(momentum_buffer=jnp.ones(3) * 1j),
+        lambda: opt_state(momentum_buffer=jnp.ones(3, complex)),
         *(VALUE, "opt_state", "leaf '.momentum_buffer' has dtype complex128"),
         "Convert it",
     ),
@@ -272,12 +282,12 @@ CALLS = [
         "must keep the structure",
     ),
     (
-        *("tx-line-search", lambda: grad(tx=optax.lbfgs()), VALUE, "tx"),
+        *("tx-line-search", lambda: by_line_search(optax.lbfgs()), VALUE, "tx"),
         *("optax's line search", "Use `jmeta.optim.lbfgs`"),
     ),
     (
         "tx-line-search-in-a-chain",
-        lambda: grad(tx=optax.chain(optax.clip(1.0), optax.lbfgs()), steps=1),
+        lambda: by_line_search(optax.chain(optax.clip(1.0), optax.lbfgs()), 1),
         *(VALUE, "tx", "optax's line search", "Use `jmeta.optim.lbfgs`"),
     ),
 ]

@@ -16,9 +16,9 @@ X = jnp.ones((4, 2))
 LINEAR = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
 MLP = eqx.nn.MLP(2, 2, 3, 1, key=KEY)
 DENSE = nn.Dense(2)
-VARIABLES = DENSE.init(KEY, X)
 TRANSFORMED = hk.transform(lambda x: hk.Linear(2)(x))
-PARAMS = TRANSFORMED.init(KEY, X)
+with jax.numpy_dtype_promotion("standard"):  # theirs mix dtypes
+    VARIABLES, PARAMS = DENSE.init(KEY, X), TRANSFORMED.init(KEY, X)
 STATEFUL = hk.transform_with_state(lambda x: hk.BatchNorm(True, True, 0.9)(x, True))
 
 
