@@ -10,6 +10,7 @@ import optax
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from jmeta._objective import Inputs
+from jmeta._remembered import remembering
 from jmeta._tree import cast_like, is_float
 from jmeta._typing import Key, PyTree
 from jmeta.adjoint._base import Gradient, Objective, Start, Step, missing
@@ -98,7 +99,8 @@ class Training(NamedTuple):
             new, loss, aux = train(carry, x)
             return new, Y(loss, aux, carry.params if self.history else None)
 
-        return step
+        # what a rule of reverse mode calls is seen once the gradient is taken
+        return remembering(step) if objective.foreign_rules else step
 
     def _make_training_step(self, objective, gradient):
         tx = self.tx
@@ -107,7 +109,7 @@ class Training(NamedTuple):
             params, inputs = carry.params, self.inputs(carry, x)
             (loss, extra), grads = gradient(params, inputs)
             if self.grad_callback is not None:
-                grads = _same_tree(self.grad_callback(grads), grads)
+                grads = _same_tree(remembering(self.grad_callback)(grads), grads)
 
             def value_fn(params: PyTree) -> jax.Array:
                 return objective.pure(objective.captured, params, inputs)[0]

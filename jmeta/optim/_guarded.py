@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.core import Tracer, eval_jaxpr
 from jax.custom_derivatives import SymbolicZero
 
+from jmeta._jaxpr import bind
 from jmeta._primitives import scan_counts
 from jmeta._rules import true_derivative
 
@@ -125,17 +126,10 @@ def _apply(eqn: jex.JaxprEqn, args: list[Any]) -> Any:
         case "scan":
             return _scan(params, args)
         case name if name in _ELEMENTWISE and _is_float(args):
-            return _elementwise(partial(_bind, eqn), args, _ELEMENTWISE[name])
+            return _elementwise(partial(bind, eqn.primitive, eqn.params), args, _ELEMENTWISE[name])
         case name if name in _BILINEAR and _is_float(args):
-            return _bilinear(partial(_bind, eqn), args)
-    return _bind(eqn, *args)
-
-
-def _bind(eqn: jex.JaxprEqn, *args: Any) -> Any:
-    bound = eqn.primitive.get_bind_params(eqn.params)
-    # jax before 0.10 gives functions beside the parameters, later ones among them
-    functions, params = bound if isinstance(bound, tuple) else ((), bound)
-    return eqn.primitive.bind(*functions, *args, **params)
+            return _bilinear(partial(bind, eqn.primitive, eqn.params), args)
+    return bind(eqn.primitive, eqn.params, *args)
 
 
 def _closed(closed: jex.ClosedJaxpr) -> Callable[..., list[Any]]:
