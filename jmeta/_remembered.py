@@ -1,15 +1,16 @@
 """Derivative rules that last in a `jax.lax.scan` that is differentiated twice.
 
-When JAX before 0.12 differentiates a scan, it looks for what can be computed once before
-it, and on the way replaces each `jax.custom_jvp` in the body by the function's own
-operations. The first derivative has its rule by then; the next is that of the
-operations, without a word: in a loop within the loss of a loop, in a user's scan within
-one, in the Hessian of a meta-loss.
+When JAX before 0.12 differentiates a scan, it looks for what can be computed once,
+before the scan, and on the way replaces each `jax.custom_jvp` in the body by the
+function's own operations. The first derivative has its rule by then; the next is that
+of the operations, without a word: in a loop within the loss of a loop, in a user's scan
+within one, in the Hessian of a meta-loss.
 
 So in an objective with such functions their calls become calls of a primitive of
 jmeta's, which JAX leaves alone. It does what JAX's does: its derivative is the user's
-rule, in which calls are replaced in turn. From JAX 0.12 on nothing is replaced, and when
-that is the oldest supported, this module can go.
+rule, in which calls are replaced in turn. JAX's own rules are left: without a true
+derivative the next one differs at a kink or a pole alone. From JAX 0.12 on nothing is
+replaced; when that is the oldest that is supported, this module can go.
 """
 
 import functools
@@ -31,26 +32,26 @@ FORGETS = jax.__version_info__ < (0, 12)
 
 
 def remembering(fun: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, whose foreign `jax.custom_jvp` rules last in a scan.
+    """The same function, with the rules that a scan would forget.
+
+    Those of `jax.custom_jvp` that are not known to be derivatives, at any depth.
 
     Args:
-        fun: Function of arrays in pytrees; what it captures may be traced. Its rules
-            that are not known to be derivatives are kept, at any depth but in other
-            custom rules.
+        fun: Function of arrays in pytrees; what it captures may be traced.
 
     Example:
         >>> f = jax.custom_jvp(lambda x: x + 1)
         >>> rule = f.defjvp(lambda xs, dots: (f(*xs), f(*xs) * dots[0]))
         >>> loop = lambda x: jax.lax.scan(lambda x, _: (f(x), None), x, length=2)[0]
-        >>> jax.grad(jax.grad(remembering(loop)))(1.0)  # of f(f(x)) * f(x)
-        Array(18., dtype=float32, weak_type=True)
+        >>> float(jax.grad(jax.grad(remembering(loop)))(1.0))  # of f(f(x)) * f(x)
+        18.0
     """
     if not FORGETS:
         return fun
 
     def run(*args: Any) -> Any:
         closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
-        jaxpr = _Rewriting().jaxpr(closed.jaxpr)
+        jaxpr = _Rewriting().value(closed.jaxpr)
         flat = jax.core.eval_jaxpr(jaxpr, closed.consts, *jax.tree.leaves(args))
         return jax.tree.structure(shape).unflatten(flat)
 
@@ -61,38 +62,38 @@ class _Rewriting:
     """Replaces calls in jaxprs; one that stands in two places stays one jaxpr."""
 
     def __init__(self):
-        self.done: dict[int, jex.Jaxpr] = {}
+        self.done: dict[int, Any] = {}
 
     def value(self, value: Any) -> Any:
-        """A parameter of an equation, with the calls in its jaxprs replaced."""
-        if isinstance(value, jex.Jaxpr):
-            return self.jaxpr(value)
-        if isinstance(value, jex.ClosedJaxpr):
-            jaxpr = self.jaxpr(value.jaxpr)
-            same = jaxpr is value.jaxpr
-            return value if same else jex.ClosedJaxpr(jaxpr, value.consts)
+        """A jaxpr, or a parameter of an equation, with the calls in it replaced.
+
+        Itself where there are none.
+        """
         if type(value) is tuple:
             items = tuple(map(self.value, value))
             return value if all(map(operator.is_, items, value)) else items
-        return value
+        if not isinstance(value, jex.Jaxpr | jex.ClosedJaxpr):
+            return value
+        if id(value) not in self.done:
+            self.done[id(value)] = self._jaxpr(value)
+        return self.done[id(value)]
 
-    def jaxpr(self, jaxpr: jex.Jaxpr) -> jex.Jaxpr:
-        """The jaxpr itself where nothing is to be replaced."""
-        if id(jaxpr) not in self.done:
-            eqns = [*map(self.equation, jaxpr.eqns)]
-            same = all(map(operator.is_, eqns, jaxpr.eqns))
-            self.done[id(jaxpr)] = jaxpr if same else jaxpr.replace(eqns=eqns)
-        return self.done[id(jaxpr)]
+    def _jaxpr(self, jaxpr: Any) -> Any:
+        if not isinstance(jaxpr, jex.Jaxpr):  # closed; since JAX 0.11 all are one class
+            opened = self.value(jaxpr.jaxpr)
+            same = opened is jaxpr.jaxpr
+            return jaxpr if same else jex.ClosedJaxpr(opened, jaxpr.consts)
+        eqns = [*map(self._equation, jaxpr.eqns)]
+        same = all(map(operator.is_, eqns, jaxpr.eqns))
+        return jaxpr if same else jaxpr.replace(eqns=eqns)
 
-    def equation(self, eqn: jex.JaxprEqn) -> jex.JaxprEqn:
-        """The equation itself where nothing is to be replaced."""
-        found = origin(eqn)
+    def _equation(self, eqn: jex.JaxprEqn) -> jex.JaxprEqn:
+        if eqn.primitive is primitives.custom_jvp_call_p:
+            found = origin(eqn)
+            return eqn.replace(primitive=_call) if found and not found.exact else eqn
         if eqn.primitive is primitives.custom_vjp_call_p:
             forward = _Forward(eqn.params["fwd_jaxpr_thunk"])
             return eqn.replace(params={**eqn.params, "fwd_jaxpr_thunk": forward})
-        if found:
-            of_jvp = eqn.primitive is primitives.custom_jvp_call_p
-            return eqn.replace(primitive=_call) if of_jvp and not found.exact else eqn
         if eqn.primitive.name not in _ENTERED:
             return eqn
         params = {name: self.value(value) for name, value in eqn.params.items()}
@@ -104,17 +105,13 @@ class _Forward:
     """The first half of a rule of reverse mode as JAX has it, with calls replaced."""
 
     def __init__(self, half: Any):
-        self.half = half
-        self.f, self.transforms, self.debug_info = (
-            half.f,
-            half.transforms,
-            half.debug_info,
-        )
+        self.half, self.f, self.transforms = half, half.f, half.transforms
+        self.debug_info = half.debug_info
 
     def call_wrapped(self, *zeros: Any) -> tuple[jex.Jaxpr, Sequence[Any]]:
         """Its jaxpr and constants, given which inputs do not move."""
         jaxpr, consts = self.half.call_wrapped(*zeros)
-        return _Rewriting().jaxpr(jaxpr), consts
+        return _Rewriting().value(jaxpr), consts
 
 
 # a kernel's body, such as Pallas', knows no primitives but its own
@@ -171,10 +168,9 @@ def _transpose(cotangents: Sequence[Any], *args: Any, **params: Any):
 
 
 def _batch(axis: Any, args: Sequence[Any], dims: Sequence[Any], **params: Any):
-    if all(dim is batching.not_mapped for dim in dims):
-        return _call.bind(*args, **params), [batching.not_mapped] * len(
-            params["call_jaxpr"].out_avals
-        )
+    if all(dim is None for dim in dims):
+        outs = _call.bind(*args, **params)
+        return outs, [None] * len(outs)
     mapped = jax.vmap(
         functools.partial(_run, **params),
         in_axes=tuple(dims),

@@ -109,7 +109,7 @@ class Training(NamedTuple):
             params, inputs = carry.params, self.inputs(carry, x)
             (loss, extra), grads = gradient(params, inputs)
             if self.grad_callback is not None:
-                grads = _same_tree(remembering(self.grad_callback)(grads), grads)
+                grads = _same_tree(self.grad_callback(grads), grads)
 
             def value_fn(params: PyTree) -> jax.Array:
                 return objective.pure(objective.captured, params, inputs)[0]

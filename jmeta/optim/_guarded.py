@@ -126,7 +126,9 @@ def _apply(eqn: jex.JaxprEqn, args: list[Any]) -> Any:
         case "scan":
             return _scan(params, args)
         case name if name in _ELEMENTWISE and _is_float(args):
-            return _elementwise(partial(bind, eqn.primitive, eqn.params), args, _ELEMENTWISE[name])
+            return _elementwise(
+                partial(bind, eqn.primitive, eqn.params), args, _ELEMENTWISE[name]
+            )
         case name if name in _BILINEAR and _is_float(args):
             return _bilinear(partial(bind, eqn.primitive, eqn.params), args)
     return bind(eqn.primitive, eqn.params, *args)
