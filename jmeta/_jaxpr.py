@@ -1,7 +1,7 @@
 """Functions as data: what a function captures, what its equations call and give."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -58,7 +58,7 @@ def called(eqn: jex.JaxprEqn) -> jex.Jaxpr | jex.ClosedJaxpr | None:
     match eqn.primitive.name:
         case "jit" | "pjit" | "checkpoint" | "remat2":
             return eqn.params["jaxpr"]
-        case "closed_call" | "custom_jvp_call" | "custom_vjp_call":
+        case "closed_call" | "custom_jvp_call" | "custom_vjp_call" | "remembered_call":
             return eqn.params["call_jaxpr"]
         case "custom_vmap_call":
             return eqn.params["call"]
@@ -76,6 +76,14 @@ def evaluate(eqn: jex.JaxprEqn, values: Sequence[Any]) -> list[Any]:
         invars=list(inputs), outvars=eqn.outvars, eqns=[eqn], effects=eqn.effects
     )
     return jax.core.eval_jaxpr(single, (), *inputs.values())
+
+
+def bind(primitive: jex.Primitive, params: Mapping[str, Any], *args: Any) -> Any:
+    """Apply a primitive, with the parameters that it has in an equation."""
+    bound = primitive.get_bind_params(dict(params))
+    # jax before 0.10 gives functions beside the parameters, later ones among them
+    functions, params = bound if isinstance(bound, tuple) else ((), bound)
+    return primitive.bind(*functions, *args, **params)
 
 
 @functools.cache

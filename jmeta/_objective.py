@@ -13,6 +13,7 @@ from jmeta import _validate
 from jmeta._dependence import each, flow
 from jmeta._foreign import foreign_rules
 from jmeta._jaxpr import hoist
+from jmeta._remembered import remembering
 from jmeta._tree import cast_like, is_float
 from jmeta._typing import Key, PyTree
 from jmeta.adjoint._base import Objective
@@ -109,11 +110,12 @@ def make_objective(
         raise TypeError(_NOT_TRACED) from error
     _check_reaches(jaxpr, len(jax.tree.leaves(params)))
     constant = {id(x) for x in jax.tree.leaves(merge(params))}
+    rules = foreign_rules(jaxpr.jaxpr)
     return Objective(
-        pure=pure,
+        pure=remembering(pure) if rules else pure,
         captured=captured,
         frozen=[x for x in captured if id(x) in constant],
-        foreign_rules=foreign_rules(jaxpr.jaxpr),
+        foreign_rules=rules,
     )
 
 

@@ -67,7 +67,7 @@ def origin(eqn: jex.JaxprEqn) -> Origin | None:
     """
     params = eqn.params
     match eqn.primitive.name:
-        case "custom_jvp_call":
+        case "custom_jvp_call" | "remembered_call":
             rule, given = _unwrapped(params["jvp_jaxpr_fun"])
             if own := _of_jmeta(rule):
                 return own
@@ -103,7 +103,7 @@ def definition(eqn: jex.JaxprEqn) -> Definition:
     """Find the function of an equation that brings a rule along, and the rule's."""
     params, rules = eqn.params, []
     match eqn.primitive.name:
-        case "custom_jvp_call":
+        case "custom_jvp_call" | "remembered_call":
             source = _source(params["call_jaxpr"])
             rules = [_unwrapped(params["jvp_jaxpr_fun"])]
         case "custom_vjp_call":

@@ -9,6 +9,7 @@ import optax
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from jmeta._objective import Inputs
+from jmeta._remembered import remembering
 from jmeta._tree import cast_like, is_float, mixing
 from jmeta._typing import Key, PyTree
 from jmeta.adjoint._base import Gradient, Objective, Start, Step, missing
@@ -98,7 +99,8 @@ class Training(NamedTuple):
             new, loss, aux = train(carry, x)
             return new, Y(loss, aux, carry.params if self.history else None)
 
-        return step
+        # what a rule of reverse mode calls is seen once the gradient is taken
+        return remembering(step) if objective.foreign_rules else step
 
     def _make_training_step(self, objective, gradient):
         tx, update = self.tx, guarded_update(self.tx)

@@ -15,7 +15,7 @@ LAYERS = (
     ("_libraries", "_primitives", "_typing", "_validate"),
     ("_notes", "_rules", "_tree"),
     ("_checkpoint", "_jaxpr", "_keys", "_numerics", "_settings", "_varying"),
-    ("_dependence", "_foreign"),
+    ("_dependence", "_foreign", "_remembered"),
     (
         *("_differences", "_operations", "_origin", "convolution", "ema"),
         *("explain", "from_torch", "functional", "linear_solve", "optim"),

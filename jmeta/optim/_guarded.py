@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.core import eval_jaxpr
 from jax.custom_derivatives import SymbolicZero
 
+from jmeta._jaxpr import bind
 from jmeta._primitives import inner_jaxprs, scan_counts
 from jmeta._rules import true_derivative
 from jmeta.optim._positive import positive
@@ -144,12 +145,12 @@ def _evaluate(
         flags = [operand.moves for operand in operands]
         inputs = [read(atom) for atom in eqn.invars]
         if eqn.primitive.name in guards and any(flags):
-            bind = partial(_bind, eqn)
-            out = guards[eqn.primitive.name](bind, eqn.params, inputs, operands)
+            apply = partial(bind, eqn.primitive, eqn.params)
+            out = guards[eqn.primitive.name](apply, eqn.params, inputs, operands)
         elif any(flags):
             out = _apply(guards, eqn, inputs, flags)
         else:
-            out = _bind(eqn, *inputs)
+            out = bind(eqn.primitive, eqn.params, *inputs)
         outs = out if eqn.primitive.multiple_results else [out]
         values.update(zip(eqn.outvars, outs, strict=True))
         if any(flags) and eqn.primitive.name != "stop_gradient":
@@ -186,14 +187,7 @@ def _apply(
             return _while(guards, params, args)
         case "scan":
             return _scan(guards, params, args)
-    return _bind(eqn, *args)
-
-
-def _bind(eqn: jex.JaxprEqn, *args: Any) -> Any:
-    bound = eqn.primitive.get_bind_params(eqn.params)
-    # jax before 0.10 gives functions beside the parameters, later ones among them
-    functions, params = bound if isinstance(bound, tuple) else ((), bound)
-    return eqn.primitive.bind(*functions, *args, **params)
+    return bind(eqn.primitive, eqn.params, *args)
 
 
 def _closed(
