@@ -9,6 +9,10 @@ import jmeta
 from jmeta import optim
 from tests.wrong_calls.table import WrongCall
 
+ALIKE = (
+    *(optim.adadelta, optim.adagrad, optim.adamax, optim.adamw, optim.asgd),
+    *(optim.nadam, optim.radam, optim.rmsprop, optim.rprop, optim.sparse_adam),
+)
 W = jnp.ones((2, 2))
 STEP = "a schedule `step -> value`"
 
@@ -233,7 +237,7 @@ ROWS = [
                     *(TypeError, "ns_dtype", "int32", "`jnp.bfloat16`"),
                 ),
             ],
-            "combinations": [
+            "finite": [
                 (
                     lambda: optim.finite(3),
                     *(TypeError, "tx", "got 3", "`optax.adam(1e-3)`"),
@@ -242,6 +246,8 @@ ROWS = [
                     lambda: optim.finite(optax.adam),
                     *(TypeError, "tx", "the function adam", "`optax.adam(1e-3)`"),
                 ),
+            ],
+            "param_groups": [
                 (
                     lambda: optim.param_groups({"a": 0.1}, lambda path: "a"),
                     *(TypeError, "groups['a']", "0.1", "an optimizer for each label"),
@@ -262,6 +268,8 @@ ROWS = [
                     lambda: init(optim.param_groups({"a": optim.sgd()}, lambda p: "b")),
                     *(ValueError, "labels", "'b'", "Add that group"),
                 ),
+            ],
+            "update": [
                 (
                     lambda: optim.adam().update(W, init(optim.adam())),
                     *(ValueError, "update", "", "update(grads, state, params)"),
@@ -295,5 +303,14 @@ ROWS = [
             ],
         }.items()
         for call, error, argument, got, use in rows
+    ),
+    # every optimizer looks at its settings in the same way
+    *(
+        WrongCall(f"{make.__name__}-lr-{lr}", lambda f=make, lr=lr: f(lr=lr), *expected)
+        for make in ALIKE
+        for lr, expected in {
+            "a": (TypeError, "lr", "'a'", STEP),
+            -1.0: (ValueError, "lr", "-1.0", "must be"),
+        }.items()
     ),
 ]

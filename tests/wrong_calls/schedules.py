@@ -15,6 +15,21 @@ ROWS = [
     *(
         WrongCall(f"{name}-{argument}-{got}", call, error, argument, got, use)
         for name, rows in {
+            "exponential_lr": [
+                (lambda: S.exponential_lr(0.1, "a"), TypeError, "gamma", "'a'", "a nu"),
+            ],
+            "one_cycle_momentum": [
+                (
+                    lambda: S.one_cycle_momentum(2.5),
+                    *(TypeError, "total_steps", "2.5", "Python integer"),
+                ),
+            ],
+            "cyclic_momentum": [
+                (
+                    lambda: S.cyclic_momentum("a", 0.9, 3),
+                    *(TypeError, "base_momentum", "'a'", "a number"),
+                ),
+            ],
             "step_lr": [
                 (lambda: S.step_lr("a", 2), TypeError, "lr", "'a'", "a number"),
                 (lambda: S.step_lr([0.1], 2), TypeError, "lr", "a list", "an array"),
