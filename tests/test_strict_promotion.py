@@ -64,7 +64,7 @@ def test_plateau(own):
 
 
 @pytest.mark.parametrize(("setting", "param"), DTYPES)
-@pytest.mark.parametrize("name", ["sgd", "adam", "asgd", "lbfgs"])
+@pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_loops_whose_settings_are_of_another_precision(name, setting, param):
     def meta_loss(lr, start):
         run = inner_loop(
@@ -76,8 +76,9 @@ def test_loops_whose_settings_are_of_another_precision(name, setting, param):
     at = setting(0.01), jnp.ones((2, 2), param)
     grad = jax.grad(meta_loss, (0, 1))
     assert_as_by_default(lambda: jax.jit(grad)(*at))
-    second = lambda lr: jax.grad(lambda lr: grad(lr, at[1])[0])(lr)
-    assert_as_by_default(lambda: jax.jit(second)(at[0]))
+    # a promotion fails where it is traced
+    second = jax.grad(lambda lr: grad(lr, at[1])[0])
+    assert jax.eval_shape(second, at[0]).dtype == setting
 
 
 @pytest.mark.parametrize(("shift", "param"), [(F32, F64), (F64, F32)])

@@ -138,12 +138,9 @@ CALLS = [
         *("grad_callback", "PyTreeDef(None)", "like those it gets"),
     ),
     (
-        *(
-            "grad_callback-complex",
-            lambda: loop(grad_callback=lambda g: g.astype(complex)),
-            VALUE,
-        ),
-        *("grad_callback", "complex128", "real floats"),
+        "grad_callback-complex",
+        lambda: loop(grad_callback=lambda grads: grads.astype(complex)),
+        *(VALUE, "grad_callback", "complex128", "real floats"),
     ),
     (
         *("trainable-list", lambda: loop(trainable=["w"]), TYPE, "trainable", "a list"),
