@@ -74,7 +74,8 @@ PLAIN = {
     "complex": Block(
         {"phase": (3,), "r": (3,)},
         "z = jax.lax.complex(jnp.cos(p['phase']), jnp.sin(p['phase']))\n"
-        "z = jnp.fft.fft(z[None] * jax.lax.complex(x, jnp.zeros_like(x))) + jax.lax.complex(p['r'], p['phase'])[None]\n"
+        "z = jnp.fft.fft(z[None] * jax.lax.complex(x, jnp.zeros_like(x)))\n"
+        "z = z + jax.lax.complex(p['r'], p['phase'])[None]\n"
         "return jnp.real(z * z) / 4 + jnp.abs(z) / 4",
     ),
     "jit": Block(
