@@ -68,15 +68,15 @@ def _unless_positive(
 
 
 def _inside(x: jax.Array, **params: Any) -> jax.Array:
-    return lax.lt(lax.abs(x), 1.0)
+    return lax.lt(lax.abs(x), x.dtype.type(1))
 
 
 def _not_0(x: jax.Array, *others: Any, **params: Any) -> jax.Array:
-    return lax.ne(x, 0.0)
+    return lax.ne(x, x.dtype.type(0))
 
 
 def _above(bound: float, x: jax.Array, **params: Any) -> jax.Array:
-    return lax.gt(x, bound)
+    return lax.gt(x, x.dtype.type(bound))
 
 
 def _has_power(exponent: float, x: jax.Array) -> jax.Array:
@@ -84,7 +84,7 @@ def _has_power(exponent: float, x: jax.Array) -> jax.Array:
     largest = float(jnp.finfo(x.dtype).max)
     # float16 overflows at everyday numbers, which had better be seen
     smallest = largest ** (1 / exponent) if largest > 1e30 else 0.0
-    return lax.gt(lax.abs(x), smallest)
+    return lax.gt(lax.abs(x), x.dtype.type(smallest))
 
 
 def _rsqrt(x: jax.Array, **params: Any) -> jax.Array:
