@@ -198,6 +198,15 @@ def test_imaml_is_the_limit_of_the_proximal_loop(keyed, key):
     )
 
 
+def test_imaml_without_a_step_judges_the_weights():
+    task_loss = alg.imaml(ignores_keys, SGD, 0, loss_fn=mse, weight=4.0)
+    unadapted = lambda params, task: mse(net(params, task.query[0]), task.query[1])
+    (loss, aux), grads = value_and_grad(task_loss)(weights(), one_task())
+    want = jax.value_and_grad(unadapted)(weights(), one_task())
+    assert_trees_close((loss, grads), want, F64_SAME)
+    assert aux.losses.shape == (0,)
+
+
 def test_imaml_over_tasks(key):
     task_loss = alg.imaml(net, SGD, 150, loss_fn=mse, weight=4.0)
     step = jmeta.task_value_and_grad(task_loss, has_aux=True)

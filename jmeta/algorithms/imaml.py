@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from jmeta import _validate
 from jmeta._typing import Key, PyTree
-from jmeta.adjoint import Adjoint, Implicit, proximal
+from jmeta.adjoint import Adjoint, Implicit, Unroll, proximal
 from jmeta.algorithms._base import Adapted, TaskLoss, check_task, learner
 from jmeta.inner_loop import inner_loop
 from jmeta.tasks import Task
@@ -34,6 +34,7 @@ def imaml(
         apply_fn: As in `maml`, and so are `tx` and `loss_fn`.
         tx: See `apply_fn`.
         steps: As many as reach the minimum; `aux.residual` says how near they came.
+            With 0 the weights themselves are judged.
         loss_fn: See `apply_fn`.
         weight: Strength of the pull to theta, the paper's lambda; may be learned.
         adjoint: `Implicit(solver=CG(maxiter=5), tol=1e-4)` solves as roughly as the
@@ -78,11 +79,11 @@ def imaml(
             loss = model.loss_fn(outputs, targets)
             return loss + proximal(phi, params, weight), loss
 
-        start = jax.lax.stop_gradient(params)
-        run = inner_loop(objective, start, tx, steps, has_aux=True, adjoint=adjoint)
+        # without a step there is no solution, and the weights themselves are judged
+        start = jax.lax.stop_gradient(params) if steps else params
+        way = adjoint if steps else Unroll()
+        run = inner_loop(objective, start, tx, steps, has_aux=True, adjoint=way)
         loss, outputs = model.judge(run.params, task, key)
-        # without a step there is no aux, and no loss before one
-        losses = run.aux if steps else run.losses
-        return loss, Adapted(outputs, losses, run.residual)
+        return loss, Adapted(outputs, run.aux, run.residual)
 
     return task_loss
