@@ -33,7 +33,7 @@ PLAIN = {
     "scan": Block(
         {"u": (3, 3)},
         "cell = lambda h, row: (jnp.tanh(row + h @ p['u']),) * 2\n"
-        "return jax.lax.scan(cell, jnp.zeros(3), x)[1]",
+        "return jax.lax.scan(cell, 0 * p['u'][0], x)[1]",
     ),
     "layernorm": Block(
         {"g": (3,), "b": (3,)},
@@ -69,7 +69,8 @@ PLAIN = {
         "turn = lambda c: (c[0] + 1, jnp.cos(c[1]))\n"
         "n, c = jax.lax.while_loop(lambda c: (c[0] < 3) & (c[1] < 9), turn, start)\n"
         "grow = lambda i, h: jnp.sin(h * p['s'][None])\n"
-        "return x * c + jax.lax.fori_loop(0, 2, grow, x) / (1 + n.astype(x.dtype))",
+        "grown = jax.lax.fori_loop(0, 2, grow, x * p['s'][None])\n"
+        "return x * c + grown / (1 + n.astype(x.dtype))",
     ),
     "complex": Block(
         {"phase": (3,), "r": (3,)},
