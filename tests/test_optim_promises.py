@@ -99,6 +99,11 @@ SLOW_LBFGS = [
     pytest.param(name, marks=() if row.by_parameter else pytest.mark.slow)
     for name, row in ROWS.items()
 ]
+# operation by operation: some seconds each, and all alike
+EAGER = [
+    pytest.param(name, marks=() if name in ("sgd", "adam") else pytest.mark.slow)
+    for name in ROWS
+]
 SECOND_MOMENT = ("adam", "adamw", "nadam", "radam", "sparse_adam")
 SECOND_ORDER = (
     *("sgd", "adam", "rmsprop", "muon"),
@@ -136,7 +141,7 @@ def compiled(name: str) -> Callable[..., Any]:
     return jax.jit(hypergradient(name))
 
 
-@pytest.mark.parametrize("name", SLOW_LBFGS)
+@pytest.mark.parametrize("name", EAGER)
 def test_jit_is_eager(name):
     settings = ROWS[name].settings
     with jax.disable_jit():
