@@ -94,7 +94,7 @@ PLAIN = {
     "grad": Block(
         {"w": (3, 3)},
         # what differs over devices has a gradient of its own on each
-        "x = x + 0 * p['w'][0]\n"
+        "x = x + 0 * p['w'][:1]\n"
         "energy = lambda x: jnp.sum(jnp.cosh(jnp.tanh(x @ p['w'])))\n"
         "return x - 0.3 * jax.grad(energy)(x)",
     ),
