@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from flax import linen, nnx
 
 from jmeta import make_functional
 from tests.functional_cases import (
@@ -271,3 +271,32 @@ def test_a_new_state_keeps_its_dtypes():
     apply_fn, params, state = make_functional(LinenBatchNormDropout(), variables)
     _, new_state = apply_fn(params, state, X, key=jax.random.key(0))
     assert {x.dtype for x in jax.tree.leaves(new_state)} == {jnp.dtype(jnp.float32)}
+
+
+class _LinenNoise(linen.Module):
+    @linen.compact
+    def __call__(self, x, *, key=None):
+        scale = self.param("scale", linen.initializers.ones, (3,), x.dtype)
+        return scale * x if key is None else scale * x + jax.random.normal(key, x.shape)
+
+
+class _NnxNoise(nnx.Module):
+    def __init__(self):
+        self.scale = nnx.Param(jnp.ones(3))
+
+    def __call__(self, x, key=None):
+        scale = self.scale[...]
+        return scale * x if key is None else scale * x + jax.random.normal(key, x.shape)
+
+
+@pytest.mark.parametrize("kind", ["linen", "nnx"])
+def test_a_module_whose_own_call_has_a_key_is_given_it(kind, key):
+    x = jnp.arange(3.0)
+    if kind == "linen":
+        module = _LinenNoise()
+        apply_fn, params = make_functional(module, module.init(key, x))
+    else:
+        apply_fn, params = make_functional(_NnxNoise())
+    noise = jax.random.normal(key, x.shape)
+    assert_trees_close(apply_fn(params, x, key=key), x + noise, F64_SAME)
+    assert_trees_close(apply_fn(params, x), x, F64_SAME)

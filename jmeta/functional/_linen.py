@@ -1,5 +1,6 @@
 """Flax linen modules."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from flax.core import unfreeze
 from flax.errors import InvalidRngError
 
 from jmeta import _validate
+from jmeta._keys import key_parameter
 from jmeta._tree import cast_like
 from jmeta._typing import PyTree
 from jmeta.functional._base import (
@@ -46,11 +48,14 @@ def from_linen(
     params = collections.pop("params")
     collections.pop("intermediates", None)
     state_names = leaf_names(collections)
+    called = functools.partial(model.apply, None, method=method)
 
     def call(params, state, args, kwargs, key):
         # a stream that has no key of its own draws from that of "params"
         keyed = key is not None
         rngs = {"dropout": key, "params": jax.random.fold_in(key, 1)} if keyed else None
+        if keyed and key_parameter(called, *args) is not None:
+            kwargs = {**kwargs, "key": key}
         options = {"rngs": rngs, "mutable": list(state), "method": method}
         try:
             outputs, new_state = model.apply(

@@ -1,5 +1,6 @@
 """Flax nnx modules."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jmeta._keys import key_parameter
 from jmeta._tree import cast_like
 from jmeta._typing import Key, PyTree
 from jmeta.functional._base import (
@@ -47,7 +49,10 @@ def from_nnx(
         check_same_leaves(params, names, _OTHER_PARAMS)
         streams = _stream_keys(keys, key)
         module = nnx.merge(graphdef, streams, counts, params, frozen, state, arrays)
-        outputs = _method(module, method)(*args, **kwargs)
+        called = _method(module, method)
+        if key is not None and key_parameter(called, *args) is not None:
+            kwargs = {**kwargs, "key": key}
+        outputs = called(*args, **kwargs)
         drop = (nnx.Intermediate, nnx.RngState)
         *_, new_state, _ = nnx.split(module, *drop, *rest, graph=True)
         new_state = nnx.to_pure_dict(new_state)
@@ -59,10 +64,10 @@ def from_nnx(
 
 def _method(module: nnx.Module, method: Any) -> Callable[..., Any]:
     if method is None:
-        return module  # pyright: ignore[reportReturnType]  # modules define __call__
+        method = "__call__"
     if isinstance(method, str):
         return getattr(module, method)
-    return lambda *args, **kwargs: method(module, *args, **kwargs)
+    return functools.partial(method, module)
 
 
 def _stream_keys(streams: PyTree, key: Key | None) -> PyTree:
