@@ -50,3 +50,12 @@ def place(eqn: jex.JaxprEqn) -> str:
 
 
 _PACKAGE = Path(__file__).parent
+
+
+def has_primitive(jaxpr: jex.Jaxpr, name: str) -> bool:
+    """Whether an operation occurs in a jaxpr, at any depth."""
+    return any(
+        eqn.primitive.name == name
+        or any(has_primitive(inner, name) for inner in inner_jaxprs(eqn.params))
+        for eqn in jaxpr.eqns
+    )

@@ -26,12 +26,13 @@ import jax
 import jax.numpy as jnp
 
 from jmeta._jaxpr import hoist
-from jmeta._primitives import inner_jaxprs
+from jmeta._primitives import has_primitive
 from jmeta._rules import true_derivative
 from jmeta._typing import PyTree
 from jmeta._varying import varying_axes
 from jmeta.adjoint._base import Gradient, Loop, Start, Step, first
 from jmeta.adjoint._symbolic import differentiated, materialised
+from jmeta.optim._guarded import selecting
 
 Scan = Callable[[Step, Any, PyTree], tuple[Any, PyTree]]
 """`(step, carry, xs) -> (carry, ys)`."""
@@ -74,7 +75,7 @@ def run(loop: Loop, gradient: Gradient, scan: Scan) -> tuple[Any, PyTree]:
         ]
         return pure(guarded, active, carry, xs)
 
-    rule = _by_vjp if _has_custom_vjp(jaxpr.jaxpr) else _by_jvp
+    rule = _by_vjp if has_primitive(jaxpr.jaxpr, "custom_vjp_call") else _by_jvp
     return rule(steps, leaves)
 
 
@@ -115,7 +116,8 @@ def active_jvp(steps, primals, tangents):
     (leaves,), (dots,) = primals, tangents
     dots = [dot if differentiated(dot) else None for dot in dots]
     moving = [None if dot is None else x for x, dot in zip(leaves, dots, strict=True)]
-    return jax.jvp(lambda moving: steps(leaves, moving), (moving,), (dots,))
+    at = selecting(lambda moving: steps(leaves, moving))
+    return jax.jvp(at, (moving,), (dots,))
 
 
 _by_jvp.defjvp(active_jvp, symbolic_zeros=True)
@@ -141,11 +143,3 @@ def active_bwd(steps, vjp, cotangents):
 
 
 _by_vjp.defvjp(active_fwd, active_bwd, symbolic_zeros=True)
-
-
-def _has_custom_vjp(jaxpr):
-    return any(
-        eqn.primitive.name == "custom_vjp_call"
-        or any(map(_has_custom_vjp, inner_jaxprs(eqn.params)))
-        for eqn in jaxpr.eqns
-    )

@@ -20,6 +20,7 @@ from jmeta.adjoint._base import Loop, Outcome, first, missing, scan
 from jmeta.adjoint._gradient import reverse_gradient
 from jmeta.adjoint._symbolic import differentiated
 from jmeta.linear_solve import CG, GMRES, Neumann, NormalCG
+from jmeta.optim._guarded import selecting
 
 Condition = Callable[[PyTree], PyTree]
 """`params -> residual`, a tree like the parameters, which is 0 at the solution."""
@@ -284,6 +285,7 @@ class Implicit:
 
     def _theorem(self, condition, params, theta, theta_dot):
         """The solution's tangent: minus the inverse of dF/dp times dF/dtheta."""
+        condition = selecting(condition)
         is_moving = [bool(differentiated(dot)) for dot in theta_dot]
         moving = [x for x, m in zip(theta, is_moving, strict=True) if m]
         dots = [dot for dot, m in zip(theta_dot, is_moving, strict=True) if m]

@@ -11,7 +11,7 @@ from jax.core import eval_jaxpr
 from jax.custom_derivatives import SymbolicZero
 
 from jmeta._jaxpr import bind
-from jmeta._primitives import inner_jaxprs, scan_counts
+from jmeta._primitives import has_primitive, inner_jaxprs, scan_counts
 from jmeta._rules import true_derivative
 from jmeta.optim._positive import positive
 
@@ -79,6 +79,31 @@ def _has(jaxpr: jex.Jaxpr, guards: Guards) -> bool:
         or any(_has(sub, guards) for sub in inner_jaxprs(eqn.params))
         for eqn in jaxpr.eqns
     )
+
+
+def selecting(fun: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with selections in place of branches, for a rule's derivative of it.
+
+    JAX makes a selection of a branch that differs between the tasks of a `jax.vmap`,
+    and protects the branches that are not taken by cutting the derivative of what goes
+    into them. In a rule of forward mode that is done to tangents, and reverse mode
+    cannot go back through it. Here it is done before the derivative is taken.
+
+    Args:
+        fun: Function of arrays in pytrees; may capture traced values.
+    """
+
+    def run(*args: Any) -> Any:
+        closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
+        flat = jax.tree.leaves(args)
+        if has_primitive(closed.jaxpr, "cond"):
+            flags = [True] * (len(closed.consts) + len(flat))
+            outs = _evaluate({}, closed.jaxpr, closed.consts, flat, flags)
+        else:
+            outs = eval_jaxpr(closed.jaxpr, closed.consts, *flat)
+        return jax.tree.structure(shape).unflatten(outs)
+
+    return run
 
 
 def _plain(closed: jex.ClosedJaxpr) -> Callable[..., list[Any]]:
@@ -181,13 +206,27 @@ def _apply(
             )
             return again(*args)
         case "cond":
-            branches = [_closed(guards, b, moving[1:]) for b in params["branches"]]
-            return jax.lax.switch(args[0], branches, *args[1:])
+            return _selection(guards, params["branches"], args, moving)
         case "while":
             return _while(guards, params, args)
         case "scan":
             return _scan(guards, params, args)
     return bind(eqn.primitive, eqn.params, *args)
+
+
+def _selection(
+    guards: Guards, branches: Any, args: list[Any], moving: list[bool]
+) -> list[Any]:
+    """Every branch, and the outputs of one of them; see `selecting`."""
+    index, *inputs = args
+    cases = []
+    for i, branch in enumerate(branches):
+        own = [
+            jnp.where(index == i, x, jax.lax.stop_gradient(x)) if moves else x
+            for x, moves in zip(inputs, moving[1:], strict=True)
+        ]
+        cases.append(_closed(guards, branch, moving[1:])(*own))
+    return [jax.lax.select_n(index, *outs) for outs in zip(*cases, strict=True)]
 
 
 def _closed(
