@@ -58,7 +58,13 @@ def called(eqn: jex.JaxprEqn) -> jex.Jaxpr | jex.ClosedJaxpr | None:
     match eqn.primitive.name:
         case "jit" | "pjit" | "checkpoint" | "remat2":
             return eqn.params["jaxpr"]
-        case "closed_call" | "custom_jvp_call" | "custom_vjp_call" | "remembered_call":
+        case (
+            "closed_call"
+            | "eval_jaxpr"
+            | "custom_jvp_call"
+            | "custom_vjp_call"
+            | "remembered_call"
+        ):
             return eqn.params["call_jaxpr"]
         case "custom_vmap_call":
             return eqn.params["call"]

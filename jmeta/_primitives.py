@@ -1,6 +1,6 @@
 """Questions about JAX's equations that a transformation of jaxprs has to ask."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,10 @@ def place(eqn: jex.JaxprEqn) -> str:
 _PACKAGE = Path(__file__).parent
 
 
-def has_primitive(jaxpr: jex.Jaxpr, name: str) -> bool:
-    """Whether an operation occurs in a jaxpr, at any depth."""
+def has_primitive(jaxpr: jex.Jaxpr, names: Container[str]) -> bool:
+    """Whether one of these operations occurs in a jaxpr, at any depth."""
     return any(
-        eqn.primitive.name == name
-        or any(has_primitive(inner, name) for inner in inner_jaxprs(eqn.params))
+        eqn.primitive.name in names
+        or any(has_primitive(inner, names) for inner in inner_jaxprs(eqn.params))
         for eqn in jaxpr.eqns
     )

@@ -116,7 +116,8 @@ class _Forward:
 
 # a kernel's body, such as Pallas', knows no primitives but its own
 _ENTERED = frozenset(
-    "jit pjit closed_call core_call checkpoint remat2 scan while cond shard_map".split()
+    "jit pjit closed_call eval_jaxpr core_call checkpoint remat2 scan while cond"
+    " shard_map".split()
 )
 
 _call = jex.Primitive("remembered_call")

@@ -291,3 +291,19 @@ def test_check_hypergrad_does_not_blame_the_update():
     (leaf,) = jmeta.check_hypergrad(make, 0.0).leaves
     assert leaf.verdict is Verdict.NOT_FINITE
     assert "finite`" not in leaf.reason
+
+
+@pytest.mark.parametrize("adjoint", [jmeta.Unroll(), jmeta.Unroll(mixed=False)])
+def test_a_branch_that_differs_between_tasks(adjoint):
+    """Reverse mode goes back through the branch, in a rule that `vmap` has batched."""
+    xs = jnp.array([[1.0, 2.0], [3.0, -1.0]])
+
+    def loss(lr, x):
+        tx = optax.apply_if_finite(optax.adam(lr), 3)
+        objective = lambda w: jnp.sum(jnp.cosh(w - x))
+        run = jmeta.inner_loop(objective, jnp.full(2, 0.1), tx, 3, adjoint=adjoint)
+        return jnp.sum(run.params**3)
+
+    total = lambda lr: jnp.sum(jax.vmap(lambda x: loss(lr, x))(xs))
+    each = [jax.grad(loss)(0.1, x) for x in xs]
+    assert_trees_close(jax.jit(jax.grad(total))(0.1), sum(each), rtol=F64_SAME)

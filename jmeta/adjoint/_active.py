@@ -75,7 +75,7 @@ def run(loop: Loop, gradient: Gradient, scan: Scan) -> tuple[Any, PyTree]:
         ]
         return pure(guarded, active, carry, xs)
 
-    rule = _by_vjp if has_primitive(jaxpr.jaxpr, "custom_vjp_call") else _by_jvp
+    rule = _by_vjp if has_primitive(jaxpr.jaxpr, {"custom_vjp_call"}) else _by_jvp
     return rule(steps, leaves)
 
 

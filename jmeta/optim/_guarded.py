@@ -11,7 +11,7 @@ from jax.core import eval_jaxpr
 from jax.custom_derivatives import SymbolicZero
 
 from jmeta._jaxpr import bind
-from jmeta._primitives import has_primitive, inner_jaxprs, scan_counts
+from jmeta._primitives import has_primitive, scan_counts
 from jmeta._rules import true_derivative
 from jmeta.optim._positive import positive
 
@@ -64,21 +64,12 @@ def guarded(fun: Callable[..., Any], guards: Guards) -> Callable[..., Any]:
     def run(*args: Any) -> Any:
         closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
         run = _plain(closed)
-        if _has(closed.jaxpr, guards):
+        if has_primitive(closed.jaxpr, guards):
             run = _with_rule(closed, guards)
         flat = run(*closed.consts, *jax.tree.leaves(args))
         return jax.tree.structure(shape).unflatten(flat)
 
     return run
-
-
-def _has(jaxpr: jex.Jaxpr, guards: Guards) -> bool:
-    """Whether an operation that has a guard stands in a jaxpr, at any depth."""
-    return any(
-        eqn.primitive.name in guards
-        or any(_has(sub, guards) for sub in inner_jaxprs(eqn.params))
-        for eqn in jaxpr.eqns
-    )
 
 
 def selecting(fun: Callable[..., Any]) -> Callable[..., Any]:
@@ -96,7 +87,7 @@ def selecting(fun: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any) -> Any:
         closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
         flat = jax.tree.leaves(args)
-        if has_primitive(closed.jaxpr, "cond"):
+        if has_primitive(closed.jaxpr, {"cond"}):
             flags = [True] * (len(closed.consts) + len(flat))
             outs = _evaluate({}, closed.jaxpr, closed.consts, flat, flags)
         else:
@@ -195,7 +186,7 @@ def _apply(
     match eqn.primitive.name:
         case "jit" | "pjit":
             return _closed(guards, params["jaxpr"], moving)(*args)
-        case "closed_call":
+        case "closed_call" | "eval_jaxpr":  # its name from jax 0.12 on
             return _closed(guards, params["call_jaxpr"], moving)(*args)
         case "checkpoint" | "remat2":
             # its jaxpr is an open one
