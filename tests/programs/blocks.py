@@ -33,7 +33,7 @@ PLAIN = {
     "scan": Block(
         {"u": (3, 3)},
         "cell = lambda h, row: (jnp.tanh(row + h @ p['u']),) * 2\n"
-        "return jax.lax.scan(cell, 0 * p['u'][0], x)[1]",
+        "return jax.lax.scan(cell, 0 * (x[0] + p['u'][0]), x)[1]",
     ),
     "layernorm": Block(
         {"g": (3,), "b": (3,)},

@@ -163,6 +163,8 @@ def _settle(c: Choices, rng: random.Random) -> None:
             c.callback = CALLBACKS[0]
         if c.adjoint == "fixed_point" and c.rate in ("per_step", "constructor"):
             c.rate = rng.choice(("number", "per_leaf", "callable"))
+    if c.adjoint == "forward" and c.optimizer == "multi_steps":
+        c.optimizer = "optax_sgd"  # the other accumulates in float32, in either mode
     if c.traced:
         c.quantities.discard("perturbations")
         c.extras -= {"history", "aux", "losses"}
