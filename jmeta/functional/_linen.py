@@ -48,7 +48,7 @@ def from_linen(
     params = collections.pop("params")
     collections.pop("intermediates", None)
     state_names = leaf_names(collections)
-    called = functools.partial(model.apply, None, method=method)
+    called = functools.partial(model.apply, {}, method=method)
 
     def call(params, state, args, kwargs, key):
         # a stream that has no key of its own draws from that of "params"
