@@ -1,7 +1,6 @@
 """Optax's transforms in a loop: derivatives are finite and right at gradients of 0."""
 
 import jax
-import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -9,6 +8,7 @@ import pytest
 
 import jmeta
 from jmeta import ForwardMode, Implicit, Unroll
+from jmeta._primitives import inner_jaxprs
 from jmeta.adjoint import FixedPoint
 from jmeta.check import Verdict
 from jmeta.higher import apply_trainable_opt_params
@@ -230,8 +230,8 @@ def test_others_are_guarded(name, monkeypatch):
 
 
 def scopes(jaxpr):
-    inner = (jex.jaxprs_in_params(eqn.params) for eqn in jaxpr.eqns)
-    deeper = [scopes(getattr(sub, "jaxpr", sub)) for subs in inner for sub in subs]
+    inner = (inner_jaxprs(eqn.params) for eqn in jaxpr.eqns)
+    deeper = [scopes(sub) for subs in inner for sub in subs]
     return "".join([*(str(eqn.source_info.name_stack) for eqn in jaxpr.eqns), *deeper])
 
 
