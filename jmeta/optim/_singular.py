@@ -47,7 +47,10 @@ def _guard(
         return bind(*args)
 
     def cut(x):
-        mask = jnp.broadcast_to(good, jnp.shape(x))
+        # a scalar operand beside an array is one for each entry here
+        shape = jnp.broadcast_shapes(jnp.shape(good), jnp.shape(x))
+        x = jnp.broadcast_to(x, shape)
+        mask = jnp.broadcast_to(good, shape)
         return lax.select(mask, x, lax.stop_gradient(x))
 
     return cut(bind(*(cut(arg) if it.moves else arg for arg, it in pairs)))
