@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 from jax import lax
 
+from jmeta._primitives import inner_jaxprs
 from jmeta.convolution import matmul_convs, patches
 from tests.convolution_cases import assert_same, conv, normal, text
 
@@ -79,6 +80,14 @@ def test_custom_rules_are_bound_as_they_are():
     assert jax.grad(matmul_convs(relu_at_zero))(x).sum() == 0.0
 
 
+def policies(jaxpr):
+    for eqn in jaxpr.eqns:
+        if "policy" in eqn.params:
+            yield eqn.params["policy"]
+        for inner in inner_jaxprs(eqn.params):
+            yield from policies(inner)
+
+
 def test_wrappers_are_entered_and_kept():
     same = conv({})
     x, w = normal(0, 1, 4, 4, 2), 0.3 * normal(1, 3, 3, 2, 2)
@@ -93,8 +102,11 @@ def test_wrappers_are_entered_and_kept():
 
     got, want = text(matmul_convs(f), x, w, True), text(f, x, w, True)
     assert "conv_general" not in got
-    for kept in ("jit[", "remat2[", "scan[", "cond[", "unroll=3", "dots_saveable"):
+    for kept in ("jit[", "remat2[", "scan[", "cond[", "unroll=3"):
         assert want.count(kept) == got.count(kept) > 0, kept
+    args = x, w, True
+    kept = set(policies(jax.make_jaxpr(matmul_convs(f))(*args).jaxpr))
+    assert kept == {jax.checkpoint_policies.dots_saveable}
     for flag in (True, False):
         rewritten = lambda x, w, flag=flag: jnp.sum(matmul_convs(f)(x, w, flag) ** 2)
         plain = lambda x, w, flag=flag: jnp.sum(f(x, w, flag) ** 2)
