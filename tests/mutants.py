@@ -30,19 +30,27 @@ from tests.mutations import Mutation, mutations
 
 ROOT = Path(__file__).parent.parent
 
-LOOP = "inner_loop inner_loop_transforms bad_input wrong_calls programs"
-TRAIN = "train train_nonfinite train_resume wrong_calls"
+LOOP = "inner_loop inner_loop_transforms no_steps bad_input wrong_calls programs"
+TRAIN = (
+    "train_lock train_torn train_lost train train_nonfinite keys x64_switch "
+    "wrong_calls train_resume"
+)
 COVERING = {
-    "jmeta/adjoint/_base.py": "unroll_cut adjoints programs",
-    "jmeta/adjoint/_gradient.py": f"unroll_cut adjoints {LOOP} unroll",
-    "jmeta/adjoint/_symbolic.py": "forward implicit unroll_cut",
+    "jmeta/adjoint/_active.py": "active no_steps implicit_counts shard_map programs",
+    "jmeta/adjoint/_base.py": "unroll_cut adjoints active programs",
+    "jmeta/adjoint/_check.py": f"foreign unroll_cut adjoints {LOOP}",
+    "jmeta/adjoint/_gradient.py": f"unroll_cut adjoints unroll rules {LOOP}",
+    "jmeta/adjoint/_symbolic.py": "forward implicit unroll_cut adjoints",
     "jmeta/adjoint/unroll.py": f"unroll_cut unroll_nested adjoints unroll {LOOP}",
-    "jmeta/adjoint/forward.py": "forward adjoints shard_map programs",
-    "jmeta/adjoint/implicit.py": "implicit linear_solve shard_map programs",
-    "jmeta/inner_loop.py": f"{LOOP} shard_map adjoints",
-    "jmeta/_step.py": f"{LOOP} hyperparams implicit adjoints",
-    "jmeta/_objective.py": f"bad_input unused wrong_calls {LOOP} adjoints",
-    "jmeta/tasks.py": "wrong_calls tasks",
+    "jmeta/adjoint/forward.py": "forward adjoints active shard_map programs",
+    "jmeta/adjoint/implicit.py": (
+        "implicit implicit_counts adjoints linear_solve shard_map programs"
+    ),
+    "jmeta/adjoint/proximal.py": "implicit wrong_calls algorithms",
+    "jmeta/inner_loop.py": f"{LOOP} active step_precision keys shard_map adjoints",
+    "jmeta/_step.py": f"{LOOP} step_precision keys hyperparams implicit adjoints",
+    "jmeta/_objective.py": f"bad_input unused keys wrong_calls {LOOP} adjoints",
+    "jmeta/tasks.py": "tasks keys wrong_calls shard_map",
     **{
         f"jmeta/train/{path.name}": TRAIN
         for path in sorted((ROOT / "jmeta/train").glob("*.py"))
