@@ -3,7 +3,7 @@
 import optax
 
 from jmeta._settings import Pair, Setting
-from jmeta.optim._adam import adam_family
+from jmeta.optim._adam_family import adam_family
 
 
 def adamw(

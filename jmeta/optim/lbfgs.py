@@ -19,7 +19,7 @@ from jmeta._settings import (
 )
 from jmeta._tree import widest
 from jmeta._typing import PyTree
-from jmeta.optim._lbfgs import LBFGSState, Limits, minimize
+from jmeta.optim._flat_lbfgs import LBFGSState, Limits, minimize
 from jmeta.optim._own import own
 
 
