@@ -17,7 +17,7 @@ from _report import Claim, report
 from transformer import problem as language, transformer
 
 import jmeta
-from jmeta.optim._own import own
+from jmeta.optim._finite.own import own
 
 TRANSFORMS = {
     "adam": optax.adam,

@@ -16,7 +16,7 @@ from _report import Claim, bars, by_name, report
 from transformer import problem, transformer
 
 import jmeta
-from jmeta.plan import ADJOINTS, adjoint_name
+from jmeta.diagnose._plan import ADJOINTS, adjoint_name
 
 UNROLLS = [a for a in ADJOINTS if isinstance(a, jmeta.Unroll)]
 

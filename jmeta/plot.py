@@ -7,9 +7,9 @@ import numpy as np
 from jax.tree_util import DictKey, keystr, tree_leaves_with_path
 from jax.typing import ArrayLike
 
-from jmeta import _validate
-from jmeta._typing import PyTree
-from jmeta.inner_loop import Run
+from jmeta._core import validate
+from jmeta._core.typing import PyTree
+from jmeta._loop.inner_loop import Run
 
 
 def hypergradients(values: PyTree, ax: Any = None) -> Any:
@@ -38,7 +38,7 @@ def hypergradients(values: PyTree, ax: Any = None) -> Any:
         >>> [line.get_label() for line in ax.get_lines() if line.get_marker() != "None"]
         ['lr']
     """
-    _validate.arrays("values", values)
+    validate.arrays("values", values)
     curves = {}
     for path, leaf in tree_leaves_with_path(values):
         curve = _array("values", leaf)
@@ -120,7 +120,7 @@ def history(run: Run, ax: Any = None) -> Any:
         [0.0, 0.5, 0.75]
     """
     use = "Pass what `inner_loop(..., history=True)` gives."
-    _validate.instance("run", run, Run, "a `Run`", use=use)
+    validate.instance("run", run, Run, "a `Run`", use=use)
     if run.history is None:
         raise ValueError(
             "`run` must have its history; got one without. Call"
@@ -175,7 +175,7 @@ def adaptation(
     x = _curve("x", x)
     order = np.argsort(x)
     use = "Pass for example `{'after': y}`."
-    _validate.mapping("outputs", outputs, use=use)
+    validate.mapping("outputs", outputs, use=use)
     curves = {name: _curve("outputs", y, x, name) for name, y in outputs.items()}
     black = None if truth is None else _curve("truth", truth, x)
     points = None if seen is None else _points(seen)
@@ -228,7 +228,7 @@ def accuracy(
     named = values if isinstance(values, Mapping) else {"accuracy": values}
     named = {name: _array("values", rows) for name, rows in named.items()}
     at = None if x is None else _array("x", x)
-    _validate.instance("label", label, str, "a string")
+    validate.instance("label", label, str, "a string")
     for name, rows in named.items():
         if rows.ndim not in (1, 2) or rows.shape[-1] < 2 or not rows.size:
             raise ValueError(
@@ -274,7 +274,7 @@ def _axes(ax):
     import matplotlib.axes
 
     use = "Make one by `ax = plt.subplots()[1]`, or leave it out."
-    _validate.instance("ax", ax, matplotlib.axes.Axes, "matplotlib axes", use=use)
+    validate.instance("ax", ax, matplotlib.axes.Axes, "matplotlib axes", use=use)
     return ax
 
 
@@ -299,7 +299,7 @@ def _array(argument, values):
     except (TypeError, ValueError):
         raise TypeError(
             f"`{argument}` must be an array of real numbers, or several by name; got"
-            f" {_validate.kind(values)}."
+            f" {validate.kind(values)}."
         ) from None
 
 
@@ -324,7 +324,7 @@ def _points(seen):
     if not isinstance(seen, tuple | list) or len(seen) != 2:
         raise TypeError(
             "`seen` must be a pair of inputs and targets, such as `task.support`; got"
-            f" {_validate.kind(seen)}."
+            f" {validate.kind(seen)}."
         )
     x = _curve("seen", seen[0])
     return x, _curve("seen", seen[1], x)

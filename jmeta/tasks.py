@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jmeta import _validate
-from jmeta._keys import keyed
-from jmeta._typing import Key, PyTree
+from jmeta._core import validate
+from jmeta._core.keys import keyed
+from jmeta._core.typing import Key, PyTree
 
 
 class Task(NamedTuple):
@@ -77,8 +77,8 @@ def task_value_and_grad(
         >>> round(float(loss), 4), float(grad)
         (13.6667, -6.0)
     """
-    _validate.function("task_loss", task_loss, use=_OF_A_TASK)
-    _validate.flag("has_aux", has_aux)
+    validate.function("task_loss", task_loss, use=_OF_A_TASK)
+    validate.flag("has_aux", has_aux)
     chunks = _Chunks.checked(chunk_size, mesh)
     call = keyed("task_loss", task_loss)
 
@@ -99,7 +99,7 @@ def task_value_and_grad(
         return (loss, grads), aux
 
     def value_and_grad(meta_params: PyTree, tasks: PyTree, key: Key | None = None):
-        _validate.floats("meta_params", meta_params, use=_NOT_TRAINED)
+        validate.floats("meta_params", meta_params, use=_NOT_TRAINED)
         (loss, grads), aux = chunks(chunk, meta_params, tasks, key)
         return ((loss, aux) if has_aux else loss), grads
 
@@ -134,7 +134,7 @@ def task_map(
         >>> squares(0.0, jnp.array([1.0, 2.0, 6.0])).tolist()
         [1.0, 4.0, 36.0]
     """
-    _validate.function("fn", fn, use=_OF_A_TASK)
+    validate.function("fn", fn, use=_OF_A_TASK)
     chunks = _Chunks.checked(chunk_size, mesh)
     call = keyed("fn", fn)
 
@@ -162,10 +162,10 @@ class _Chunks(NamedTuple):
         """Refuse what is neither a count nor a mesh."""
         if chunk_size is not None:
             use = "Pass tasks at a time, or leave it out for all at once."
-            _validate.count("chunk_size", chunk_size, minimum=1, use=use)
+            validate.count("chunk_size", chunk_size, minimum=1, use=use)
         if mesh is not None:
             use = "Make one by `jax.make_mesh((4,), ('tasks',))`, or leave it out."
-            _validate.instance("mesh", mesh, Mesh, "a `jax.sharding.Mesh`", use=use)
+            validate.instance("mesh", mesh, Mesh, "a `jax.sharding.Mesh`", use=use)
         return cls(chunk_size, mesh)
 
     def __call__(self, chunk, meta_params, tasks, key):
@@ -180,7 +180,7 @@ class _Chunks(NamedTuple):
 
     def _run(self, chunk, meta_params, tasks, key):
         if key is not None:
-            _validate.key("key", key)
+            validate.key("key", key)
         count = _count(tasks)
         tasks = jax.tree.map(jnp.asarray, tasks)
         devices = 1 if self.mesh is None else self.mesh.size
@@ -211,7 +211,7 @@ class _Chunks(NamedTuple):
 
 def _count(tasks):
     if jax.tree.leaves(tasks):
-        _validate.arrays("tasks", tasks, use=_STACKED)
+        validate.arrays("tasks", tasks, use=_STACKED)
     counts = {jnp.shape(x)[:1] for x in jax.tree.leaves(tasks)}
     if len(counts) != 1 or counts == {()} or counts == {(0,)}:
         raise ValueError(
@@ -275,7 +275,7 @@ def _each(name, fn, meta_params, tasks, keys):
     def call(task, key):
         result = fn(meta_params, task, key)
         if jax.tree.leaves(result):
-            _validate.arrays(f"{name}'s result", result)
+            validate.arrays(f"{name}'s result", result)
         return jax.tree.map(jnp.asarray, result)
 
     if jax.tree.leaves(tasks)[0].shape[0] == 1:
@@ -315,7 +315,7 @@ def _check_loss(loss):
 def _given(result):
     if isinstance(result, tuple | list):
         return f"a {type(result).__name__} of {len(result)}"
-    return _validate.kind(result)
+    return validate.kind(result)
 
 
 _OF_A_TASK = "Pass one of `(meta_params, task)`, as `jmeta.algorithms` make it."

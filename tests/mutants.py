@@ -46,10 +46,12 @@ COVERING = {
     "jmeta/adjoint/implicit.py": (
         "implicit implicit_counts adjoints linear_solve shard_map programs"
     ),
-    "jmeta/adjoint/proximal.py": "implicit wrong_calls algorithms",
-    "jmeta/inner_loop.py": f"{LOOP} active step_precision keys shard_map adjoints",
-    "jmeta/_step.py": f"{LOOP} step_precision keys hyperparams implicit adjoints",
-    "jmeta/_objective.py": f"bad_input unused keys wrong_calls {LOOP} adjoints",
+    "jmeta/adjoint/_proximal.py": "implicit wrong_calls algorithms",
+    "jmeta/_loop/inner_loop.py": (
+        f"{LOOP} active step_precision keys shard_map adjoints"
+    ),
+    "jmeta/_loop/step.py": f"{LOOP} step_precision keys hyperparams implicit adjoints",
+    "jmeta/_loop/objective.py": f"bad_input unused keys wrong_calls {LOOP} adjoints",
     "jmeta/tasks.py": "tasks keys wrong_calls shard_map",
     **{
         f"jmeta/train/{path.name}": TRAIN

@@ -10,7 +10,7 @@ import optax
 from optax import contrib
 
 import jmeta
-from jmeta.optim._own import wanted
+from jmeta.optim._finite.own import wanted
 
 Make = Callable[[Any], optax.GradientTransformation]
 STEPS = 4

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jmeta
-from jmeta._differences import directional_derivative
+from jmeta.diagnose._differences import directional_derivative
 from jmeta.optim import finite
 from tests import optax_cases
 from tests.helpers import F64_DIFFERENCE

@@ -11,7 +11,7 @@ import pytest
 
 import jmeta
 from jmeta import PerLeaf, Unroll, check_hypergrad
-from jmeta.check import Verdict
+from jmeta.diagnose._check_hypergrad import Verdict
 
 STEPS = 5
 cut = jax.lax.stop_gradient
@@ -198,7 +198,9 @@ def test_a_first_order_gradient_is_no_second_order_one(name):
     assert found["w"].verdict is found["lr"].verdict is Verdict.MISMATCH
     assert "first-order" in found["w"].reason
     # where the body of a loop no longer knows its caller, it is jmeta's line
-    place = {"callback": "jmeta/_step.py", "inner gradient": "test_check.py"}.get(name)
+    place = {"callback": "jmeta/_loop/step.py", "inner gradient": "test_check.py"}.get(
+        name
+    )
     assert f"cut by stop_gradient ({place}" in found["w"].reason or name == "order=1"
 
 

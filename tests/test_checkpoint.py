@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jmeta._checkpoint import computed_once
+from jmeta._core.remat import computed_once
 
 VALUES = [0.1, -0.0, 1e-30, 1e30, jnp.inf, -jnp.inf, jnp.nan]
 

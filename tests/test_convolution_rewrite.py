@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from jmeta._primitives import inner_jaxprs
+from jmeta._jaxpr.primitives import inner_jaxprs
 from jmeta.convolution import matmul_convs, patches
 from tests.convolution_cases import assert_same, conv, normal, text
 

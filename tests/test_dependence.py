@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 import jmeta
-from jmeta._dependence import dependencies
+from jmeta._jaxpr.flow import dependencies
 from tests.helpers import F64_SAME, assert_trees_close
 from tests.rule_cases import RULES
 

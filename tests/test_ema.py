@@ -9,7 +9,7 @@ from flax import linen as nn, nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jmeta import PerLeaf, inner_loop, optim
-from jmeta.ema import EMA, EMAState, ema, ema_params, swap_params
+from jmeta.models._ema import EMA, EMAState, ema, ema_params, swap_params
 from tests.helpers import (
     F32,
     F64_DIFFERENCE,

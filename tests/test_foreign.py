@@ -8,8 +8,8 @@ import pytest
 
 import jmeta
 from jmeta import ForwardMode, Unroll
-from jmeta._foreign import foreign_rules
-from jmeta._notes import noted, notes
+from jmeta._jaxpr.foreign import foreign_rules
+from jmeta._jaxpr.notes import noted, notes
 from tests.rule_cases import RULES, by_jvp, by_odeint, spike
 
 NAMES = {

@@ -8,11 +8,11 @@ import pytest
 
 import jmeta
 from jmeta import ForwardMode, Implicit, Unroll
-from jmeta._primitives import inner_jaxprs
+from jmeta._jaxpr.primitives import inner_jaxprs
 from jmeta.adjoint import FixedPoint
-from jmeta.check import Verdict
+from jmeta.diagnose._check_hypergrad import Verdict
 from jmeta.higher import apply_trainable_opt_params
-from jmeta.optim import _own
+from jmeta.optim._finite import own
 from tests.helpers import F64_SAME, F64_TORCH, assert_trees_close
 
 pytestmark = pytest.mark.standard_promotion("optax mixes dtypes")
@@ -175,7 +175,7 @@ def test_values_are_the_same_to_the_last_bit(name):
 
 def alone(tx):
     """Not guarded, since it is taken for one of ours."""
-    return _own.own(optax.with_extra_args_support(tx))
+    return own.own(optax.with_extra_args_support(tx))
 
 
 OURS = {
@@ -207,10 +207,8 @@ THEIRS = {
 def traced(make, monkeypatch):
     """The loop's jaxpr, and how many updates in it were traced to be guarded."""
     calls = []
-    guarded = _own.guarded
-    monkeypatch.setattr(
-        _own, "guarded", lambda *args: calls.append(1) or guarded(*args)
-    )
+    guarded = own.guarded
+    monkeypatch.setattr(own, "guarded", lambda *args: calls.append(1) or guarded(*args))
     loop = lambda params: jmeta.inner_loop(language_model, params, make(), 2).params
     return jax.make_jaxpr(loop)(weights()), len(calls)
 

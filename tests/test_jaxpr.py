@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmeta._jaxpr import hoist
+from jmeta._jaxpr.hoist import hoist
 from tests.helpers import F64_SAME, assert_trees_close, compilations
 
 

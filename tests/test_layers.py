@@ -10,23 +10,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 # A module imports from the rows above its own in this table, never from its own row.
-# In a folder, `__init__` imports from all and every module from the private ones.
+# In a folder, `__init__` imports from all and no module imports the `__init__`.
 LAYERS = (
-    ("_libraries", "_primitives", "_typing", "_validate"),
-    ("_notes", "_rules", "_tree"),
-    ("_checkpoint", "_jaxpr", "_keys", "_numerics", "_settings", "_varying"),
-    ("_dependence", "_foreign", "_remembered"),
-    (
-        *("_differences", "_operations", "_origin", "convolution", "ema"),
-        *("explain", "from_torch", "functional", "linear_solve", "optim"),
-        *("schedules", "unused"),
-    ),
-    ("_check", "adjoint"),
-    ("_objective",),
-    ("_step",),
-    ("inner_loop",),
-    ("check", "higher", "plan", "tasks", "zero_order"),
-    ("algorithms", "data", "plot", "train"),
+    ("_core",),
+    ("_jaxpr",),
+    ("convolution", "models", "optim", "schedules", "tasks"),
+    ("adjoint", "data", "estimators"),
+    ("_loop", "diagnose"),
+    ("algorithms", "higher", "plot", "train"),
     ("__init__",),
 )
 ROW = {name: row for row, names in enumerate(LAYERS) for name in names}
@@ -75,16 +66,20 @@ def test_file_is_short(path):
 @pytest.mark.parametrize(
     ("module", "source", "message"),
     [
-        ("_tree", "from jmeta.inner_loop import inner_loop", "does not point down"),
-        ("_tree", "import jmeta.inner_loop", "does not point down"),
+        (
+            "_tree",
+            "from jmeta._loop.inner_loop import inner_loop",
+            "does not point down",
+        ),
+        ("_tree", "import jmeta._loop.inner_loop", "does not point down"),
         ("_tree", "from jmeta import _settings", "does not point down"),
         ("ema", "import jmeta", "does not point down"),
         ("ema", "from jmeta import inner_loop", "does not point down"),
         ("ema", "from jmeta.optim import sgd", "does not point down"),
         ("functional._haiku", "import haiku as hk", "inside the functions"),
-        ("optim.sgd", "from jmeta.optim.adam import adam", "does not point down"),
+        ("optim.sgd", "from jmeta.optim._adam import adam", "does not point down"),
         ("optim.sgd", "from jmeta.optim import adam", "does not point down"),
-        ("optim._adam", "from jmeta.optim.sgd import sgd", "does not point down"),
+        ("optim._adam", "from jmeta.optim._sgd import sgd", "does not point down"),
         ("optim._base", "from jmeta.optim import sgd", "does not point down"),
         ("optim.sgd", "from ._base import per_leaf", "relative"),
         ("optim.sgd", "def f():\n    import numpy", "inside a function"),
@@ -105,10 +100,10 @@ def test_violations_are_found(module, source, message):
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("_tree", "import jax\nfrom jmeta._typing import Path, PyTree"),
-        ("optim._adam", "from jmeta.optim import _base"),
+        ("_tree", "import jax\nfrom jmeta._core.typing import Path, PyTree"),
+        ("optim._sgd", "from jmeta.optim import _base"),
         ("optim.sgd", "from jmeta.optim._base import per_leaf, Rule"),
-        ("optim.__init__", "from jmeta.optim.sgd import sgd as sgd"),
+        ("optim.__init__", "from jmeta.optim._sgd import sgd as sgd"),
         ("inner_loop", "from jmeta import _check, optim"),
         ("plot", "def f():\n    import matplotlib.pyplot as plt\n    import orbax.x"),
         ("__init__", "from jmeta import optim as optim"),
@@ -170,10 +165,8 @@ def _folder(module: str) -> str:
 
 
 def _points_down(module: str, target: str) -> bool:
-    """To a row above or, within a folder, from `__init__` or to a private module."""
+    """To a row above or, within a folder, to any module but the `__init__`."""
     if _folder(module) != _folder(target):
         return ROW[_folder(target)] < ROW[_folder(module)]
-    if target.endswith("__init__"):
-        return False
-    private = target.split(".")[-1].startswith("_") and "." in target
-    return private or module.endswith(".__init__")
+    inner, _, name = target.rpartition(".")
+    return name != "__init__" or not f"{module}.".startswith(f"{inner}.")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jmeta
-from jmeta._numerics import integer_power, safe_divide, safe_sqrt, scale
+from jmeta._core.numerics import integer_power, safe_divide, safe_sqrt, scale
 from tests.helpers import F64_SAME, assert_trees_close
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jmeta._operations import count_operations
+from jmeta._jaxpr.operations import count_operations
 
 W = jnp.ones((3, 4))
 X = jnp.ones((5, 3))

@@ -12,8 +12,8 @@ from jax.core import eval_jaxpr
 from jax.extend.core.primitives import closed_call_p
 
 from jmeta.optim import finite
-from jmeta.optim._guarded import guarded
-from jmeta.optim._slopes import SLOPES
+from jmeta.optim._finite.slopes import SLOPES
+from jmeta.optim._finite.visitor import guarded
 from tests.helpers import (
     F64_DIFFERENCE,
     F64_SAME,

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jmeta._differences import directional_derivative
-from jmeta._origin import find_origin
+from jmeta._jaxpr.origin import find_origin
+from jmeta.diagnose._differences import directional_derivative
 from tests.helpers import F64_DIFFERENCE, assert_trees_close
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import jmeta
 from jmeta import ForwardMode, Unroll
-from jmeta.plan import BYTE, Candidate, Plan, adjoint_name
+from jmeta.diagnose._plan import BYTE, Candidate, Plan, adjoint_name
 from tests.cases import PLAIN
 
 

@@ -8,9 +8,9 @@ import pytest
 
 import jmeta
 from jmeta import ForwardMode, Implicit, Unroll
-from jmeta._dependence import dependencies
-from jmeta._foreign import foreign_rules
-from jmeta._remembered import FORGETS, remembering
+from jmeta._jaxpr.flow import dependencies
+from jmeta._jaxpr.foreign import foreign_rules
+from jmeta._jaxpr.remembered import FORGETS, remembering
 from tests.helpers import assert_trees_close
 from tests.rule_cases import RULES, by_jvp, shrink, spike
 from tests.test_rules import TARGET, WEIGHTS, W

@@ -10,11 +10,12 @@ from jax.scipy import special
 
 import jmeta
 from jmeta import ForwardMode, Implicit, Unroll
-from jmeta._notes import notes
-from jmeta._primitives import inner_jaxprs
-from jmeta._rules import JAX, Origin, origin, true_derivative
-from jmeta.optim._guarded import guarded
-from jmeta.optim._singular import SINGULAR
+from jmeta._core.derivative_rules import Origin, true_derivative
+from jmeta._jaxpr.notes import notes
+from jmeta._jaxpr.primitives import inner_jaxprs
+from jmeta._jaxpr.rules import JAX, origin
+from jmeta.optim._finite.singular import SINGULAR
+from jmeta.optim._finite.visitor import guarded
 from tests.helpers import F64_SAME, assert_trees_close
 from tests.rule_cases import AGREEING, RULES, by_jvp, by_odeint, by_vjp, shrink, spike
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jmeta._tree import cast_like, is_float, path_strings, split_by_path, strong
+from jmeta._core.tree import cast_like, is_float, path_strings, split_by_path, strong
 from tests.helpers import assert_trees_close
 
 LEAVES = {

@@ -9,7 +9,7 @@ import pytest
 
 import jmeta
 from jmeta import Unroll
-from jmeta._primitives import inner_jaxprs
+from jmeta._jaxpr.primitives import inner_jaxprs
 from tests.cases import (
     PLAIN,
     STEPS,

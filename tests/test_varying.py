@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec as P
 
 import jmeta
-from jmeta._varying import in_shard_map, vary, varying_axes
+from jmeta._core.varying import in_shard_map, vary, varying_axes
 from tests.helpers import F64_SAME, assert_trees_close
 
 ROWS, COLUMNS = P("row"), P("column")

@@ -25,14 +25,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jmeta._jaxpr import hoist
-from jmeta._primitives import has_primitive
-from jmeta._rules import true_derivative
-from jmeta._typing import PyTree
-from jmeta._varying import varying_axes
+from jmeta._core.derivative_rules import true_derivative
+from jmeta._core.typing import PyTree
+from jmeta._core.varying import varying_axes
+from jmeta._jaxpr.hoist import hoist
+from jmeta._jaxpr.primitives import has_primitive
 from jmeta.adjoint._base import Gradient, Loop, Start, Step, first
 from jmeta.adjoint._symbolic import differentiated, materialised
-from jmeta.optim._guarded import selecting
+from jmeta.optim._finite.visitor import selecting
 
 Scan = Callable[[Step, Any, PyTree], tuple[Any, PyTree]]
 """`(step, carry, xs) -> (carry, ys)`."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from jmeta._typing import PyTree
+from jmeta._core.typing import PyTree
 
 Gradient = Callable[[PyTree, PyTree], tuple[tuple[jax.Array, PyTree], PyTree]]
 """`(params, inputs) -> ((loss, extra), grads)`."""

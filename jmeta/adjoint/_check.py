@@ -6,32 +6,32 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr, tree_leaves_with_path
 
-from jmeta import _validate
-from jmeta._typing import PyTree
+from jmeta._core import validate
+from jmeta._core.typing import PyTree
 
 
 def solver(solver: Any) -> None:
     """`solver` can be called with a matrix as a function and a right-hand side."""
     must = "a solver such as `CG()`, or a function `(matvec, b) -> x`"
-    _validate.strategy("solver", solver, must, "matvec", "b")
+    validate.strategy("solver", solver, must, "matvec", "b")
 
 
 def solution(x: PyTree, b: PyTree) -> None:
     """What a solver gives is like the right-hand side."""
-    _validate.traceable("solver", x)
+    validate.traceable("solver", x)
     _like("solver", x, b, "the right-hand side", dtypes=True)
 
 
 def residual(residual: PyTree, params: PyTree) -> None:
     """What the function of `Root` gives is like the parameters."""
-    _validate.traceable("fn", residual)
+    validate.traceable("fn", residual)
     _like("fn", residual, params, "the parameters", dtypes=True)
 
 
 def center(center: PyTree, params: PyTree) -> None:
     """The center of `proximal` is like its parameters."""
-    _validate.arrays("params", params)
-    _validate.arrays("center", center)
+    validate.arrays("params", params)
+    validate.arrays("center", center)
     _like("center", center, params, "`params`", dtypes=False)
 
 

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jmeta._checkpoint import computed_once, keep
-from jmeta._rules import true_derivative
-from jmeta._tree import is_inexact
-from jmeta._typing import PyTree
+from jmeta._core.derivative_rules import true_derivative
+from jmeta._core.remat import computed_once, keep
+from jmeta._core.tree import is_inexact
+from jmeta._core.typing import PyTree
 from jmeta.adjoint._base import Gradient, Objective
 from jmeta.adjoint._symbolic import differentiated
 

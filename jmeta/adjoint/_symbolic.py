@@ -8,8 +8,8 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.tree_util import keystr, tree_leaves_with_path
 
-from jmeta._typing import PyTree
-from jmeta._varying import axes_of, vary
+from jmeta._core.typing import PyTree
+from jmeta._core.varying import axes_of, vary
 
 
 def differentiated(tangents: PyTree) -> list[tuple[str, Any]]:

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import zero_from_primal
 
-from jmeta import _validate
-from jmeta._jaxpr import hoist
-from jmeta._rules import true_derivative
-from jmeta._tree import is_inexact
-from jmeta._typing import PyTree
-from jmeta._varying import vary, varying_axes
+from jmeta._core import validate
+from jmeta._core.derivative_rules import true_derivative
+from jmeta._core.tree import is_inexact
+from jmeta._core.typing import PyTree
+from jmeta._core.varying import vary, varying_axes
+from jmeta._jaxpr.hoist import hoist
 from jmeta.adjoint import _active
 from jmeta.adjoint._base import Loop, Outcome, scan
 from jmeta.adjoint._gradient import reverse_gradient
@@ -66,7 +66,7 @@ class ForwardMode:
     limit: int = 64
 
     def __post_init__(self):
-        _validate.count("limit", self.limit, use=_LIMIT)
+        validate.count("limit", self.limit, use=_LIMIT)
 
     def __call__(self, loop: Loop) -> Outcome:
         """Run the loop so that its derivative is carried forward with it."""

@@ -10,17 +10,17 @@ import jax.numpy as jnp
 import optax
 from jax.custom_derivatives import zero_from_primal
 
-from jmeta import _validate
-from jmeta._jaxpr import hoist
-from jmeta._rules import approximation
-from jmeta._typing import PyTree
-from jmeta._varying import vary, varying_axes
+from jmeta._core import validate
+from jmeta._core.derivative_rules import approximation
+from jmeta._core.typing import PyTree
+from jmeta._core.varying import vary, varying_axes
+from jmeta._jaxpr.hoist import hoist
 from jmeta.adjoint import _active, _check
 from jmeta.adjoint._base import Loop, Outcome, first, missing, scan
 from jmeta.adjoint._gradient import reverse_gradient
 from jmeta.adjoint._symbolic import differentiated
-from jmeta.linear_solve import CG, GMRES, Neumann, NormalCG
-from jmeta.optim._guarded import selecting
+from jmeta.adjoint.solvers import CG, GMRES, Neumann, NormalCG
+from jmeta.optim._finite.visitor import selecting
 
 Condition = Callable[[PyTree], PyTree]
 """`params -> residual`, a tree like the parameters, which is 0 at the solution."""
@@ -114,8 +114,8 @@ class Root:
     fn: Condition
 
     def __post_init__(self):
-        _validate.function("fn", self.fn, use="It maps parameters to a tree like them.")
-        _validate.takes("fn", self.fn, "params")
+        validate.function("fn", self.fn, use="It maps parameters to a tree like them.")
+        validate.takes("fn", self.fn, "params")
 
     def residual(self, loop: Loop, carry: Any, x: PyTree, params: PyTree) -> PyTree:
         """`fn` at `params`."""
@@ -183,9 +183,9 @@ class Implicit:
         use = "Wrap a function: `Root(fn)`." if callable(self.condition) else ""
         conditions = StationaryPoint, FixedPoint, Root
         must = "`StationaryPoint()`, `FixedPoint()` or `Root(fn)`"
-        _validate.instance("condition", self.condition, conditions, must, use=use)
+        validate.instance("condition", self.condition, conditions, must, use=use)
         if self.tol is not None:
-            _validate.number("tol", self.tol, low=0.0, below=float("inf"))
+            validate.number("tol", self.tol, low=0.0, below=float("inf"))
 
     def __call__(self, loop: Loop) -> Outcome:
         """Run the loop so that its end can be differentiated implicitly."""

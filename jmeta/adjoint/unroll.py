@@ -8,10 +8,10 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jmeta import _validate
-from jmeta._checkpoint import KEEP
-from jmeta._notes import noted
-from jmeta._typing import PyTree
+from jmeta._core import validate
+from jmeta._core.remat import KEEP
+from jmeta._core.typing import PyTree
+from jmeta._jaxpr.notes import noted
 from jmeta.adjoint import _active
 from jmeta.adjoint._base import Gradient, Loop, Objective, Outcome, Step, scan
 from jmeta.adjoint._gradient import (
@@ -83,13 +83,13 @@ class Unroll:
     unroll: int = 1
 
     def __post_init__(self):
-        _validate.flag("mixed", self.mixed)
-        _validate.one_of("checkpoint", self.checkpoint, (None, "step", "nested"))
+        validate.flag("mixed", self.mixed)
+        validate.one_of("checkpoint", self.checkpoint, (None, "step", "nested"))
         if self.last is not None:
-            _validate.count("last", self.last, use="None is every step.")
-        _validate.count("order", self.order, minimum=1, use=_ORDER)
-        _validate.one_of("order", self.order, (1, 2))
-        _validate.count("unroll", self.unroll, minimum=1)
+            validate.count("last", self.last, use="None is every step.")
+        validate.count("order", self.order, minimum=1, use=_ORDER)
+        validate.one_of("order", self.order, (1, 2))
+        validate.count("unroll", self.unroll, minimum=1)
         for name in ("last", "order", "unroll"):  # JAX asks for Python's own
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, int(value))

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from jmeta import _check, _validate
-from jmeta._keys import keyed
-from jmeta._typing import Key, PyTree
+from jmeta._core import validate
+from jmeta._core.keys import keyed
+from jmeta._core.typing import Key, PyTree
+from jmeta._loop import checks
+from jmeta._loop.inner_loop import Run, inner_loop
 from jmeta.algorithms import _checks
-from jmeta.inner_loop import Run, inner_loop
 from jmeta.tasks import Task
 
 TaskLoss = Callable[..., tuple[jax.Array, "Adapted"]]
@@ -77,10 +78,10 @@ def learner(
     a model without randomness need not take it.
     """
     _checks.apply_fn(apply_fn)
-    _validate.transform("tx", tx)
-    _check.steps(steps)
+    validate.transform("tx", tx)
+    checks.steps(steps)
     use = "Pass `loss_fn(outputs, targets)`, which gives a scalar."
-    _validate.function("loss_fn", loss_fn, use=use)
+    validate.function("loss_fn", loss_fn, use=use)
     loss_fn = _checks.checked_loss("loss_fn", loss_fn)
     return Learner(keyed("apply_fn", apply_fn), tx, steps, loss_fn)
 
@@ -89,12 +90,12 @@ def check_task(task: Any, key: Any) -> None:
     """Refuse what is no `Task`, and what is no key."""
     _checks.key(key)
     must = "`jmeta.Task(support=(x, y), query=(x, y))`"
-    _validate.instance("task", task, Task, must)
+    validate.instance("task", task, Task, must)
     for name, pair in zip(task._fields, task, strict=True):
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise TypeError(
                 f"`{name}` of a task must be a pair `(x, y)`; got"
-                f" {_validate.kind(pair)}. Make the task by {must}."
+                f" {validate.kind(pair)}. Make the task by {must}."
             )
 
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen, nnx
 
-from jmeta import _validate
-from jmeta._libraries import library
+from jmeta._core import validate
+from jmeta._core.libraries import library
 
 _SPLIT = (
     "Split it first: `apply_fn, params = jmeta.make_functional(module, state=False)`."
@@ -25,15 +25,15 @@ def apply_fn(value: Any) -> None:
     if is_module or origin == "haiku":
         raise TypeError(
             "`apply_fn` must be a pure function `apply_fn(params, inputs)`; got the"
-            f" module {_validate.kind(value)}. {_SPLIT}"
+            f" module {validate.kind(value)}. {_SPLIT}"
         )
-    _validate.function("apply_fn", value, use=_SPLIT.replace("it", "a module", 1))
+    validate.function("apply_fn", value, use=_SPLIT.replace("it", "a module", 1))
 
 
 def key(value: Any) -> None:
     """A PRNG key, or None for a model without randomness."""
     if value is not None:
-        _validate.key("key", value)
+        validate.key("key", value)
 
 
 def checked_loss(name: str, loss_fn: Callable[..., Any]) -> Callable[..., jax.Array]:
@@ -61,7 +61,7 @@ def scalar(name: str, loss: Any) -> None:
     """What a user's function gave is a loss that has a derivative."""
     if isinstance(loss, tuple | list | dict) or not hasattr(loss, "shape"):
         raise TypeError(
-            f"`{name}` must give a scalar, a JAX array; got {_validate.kind(loss)}."
+            f"`{name}` must give a scalar, a JAX array; got {validate.kind(loss)}."
             " Compute it with jax.numpy, and give nothing else beside it."
         )
     if loss.shape:

@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen
 from jax.extend.core import primitives
 
-from jmeta import _validate
+from jmeta._core import validate
 from jmeta.convolution import _sums
 from jmeta.convolution._choice import by_shape
 from jmeta.convolution._pooling import max_pool, sum_pool
@@ -72,16 +72,16 @@ def matmul_convs(
         >>> "conv_general" in str(jax.make_jaxpr(apply_fn)(params, x))
         False
     """
-    _validate.strategy("apply_fn", apply_fn, "a function of arrays")
+    validate.strategy("apply_fn", apply_fn, "a function of arrays")
     if isinstance(apply_fn, linen.Module) and apply_fn.scope is None:
         name = type(apply_fn).__name__
         raise TypeError(
             "`apply_fn` must be a function of arrays; got the linen module"
             f" {name}, which has no variables. Pass its `.apply`."
         )
-    _validate.strategy("product", product, "a function", "x", "w", "convolution")
-    _validate.flag("pooling", pooling)
-    _validate.flag("sums", sums)
+    validate.strategy("product", product, "a function", "x", "w", "convolution")
+    validate.flag("pooling", pooling)
+    validate.flag("sums", sums)
     rules: Rules = {
         primitives.conv_general_dilated_p: functools.partial(_convolve, product)
     }
@@ -234,7 +234,7 @@ def _convolve(
     if not isinstance(y, jax.Array) or (y.shape, y.dtype) != (shape, like.dtype):
         raise ValueError(
             "`product` must give the outputs, or None to leave a convolution; got"
-            f" {_validate.kind(y)}, expected shape {shape} and dtype {like.dtype}."
+            f" {validate.kind(y)}, expected shape {shape} and dtype {like.dtype}."
         )
     return y.transpose(np.argsort(order).tolist())
 

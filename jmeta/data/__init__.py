@@ -5,9 +5,9 @@ can be jitted, mapped and scanned, and runs on the device. `batch` makes it give
 """
 
 from jmeta.data._arrays import from_arrays as from_arrays
+from jmeta.data._batch import batch as batch
+from jmeta.data._glyphs import glyphs as glyphs
+from jmeta.data._harmonics import harmonics as harmonics
 from jmeta.data._sampling import FewShot as FewShot
-from jmeta.data.batch import batch as batch
+from jmeta.data._sinusoid import sinusoid as sinusoid
 from jmeta.data.folder import from_folder as from_folder
-from jmeta.data.glyphs import glyphs as glyphs
-from jmeta.data.harmonics import harmonics as harmonics
-from jmeta.data.sinusoid import sinusoid as sinusoid

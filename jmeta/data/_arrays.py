@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jmeta import _validate
+from jmeta._core import validate
 from jmeta.data import _checks
 from jmeta.data._sampling import FewShot
 
@@ -60,7 +60,7 @@ def from_arrays(
         ((6, 8, 8, 1), [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2])
     """
     _checks.counts(ways=ways, shots=shots, queries=queries)
-    _validate.flag("rotations", rotations)
+    validate.flag("rotations", rotations)
     _checks.distortion(distortion)
     pixels, targets = _as_pixels(_array("images", images)), _array("labels", labels)
     if targets.shape != (len(pixels),):
@@ -94,13 +94,11 @@ def _array(name: str, value: Any) -> np.ndarray:
         array = np.asarray(value)
     except ValueError as error:  # lists of unequal lengths
         raise ValueError(
-            f"`{name}` must be an array; got {_validate.kind(value)} of unequal shapes."
+            f"`{name}` must be an array; got {validate.kind(value)} of unequal shapes."
             f" {use}"
         ) from error
     if array.dtype == object:
-        raise TypeError(
-            f"`{name}` must be an array; got {_validate.kind(value)}. {use}"
-        )
+        raise TypeError(f"`{name}` must be an array; got {validate.kind(value)}. {use}")
     return array
 
 

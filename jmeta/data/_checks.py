@@ -5,13 +5,13 @@ from typing import Any
 import jax.core
 import numpy as np
 
-from jmeta import _validate
+from jmeta._core import validate
 
 
 def counts(**values: Any) -> None:
     """Each of the named counts is a Python integer from 1."""
     for name, value in values.items():
-        _validate.count(name, value, minimum=1)
+        validate.count(name, value, minimum=1)
 
 
 def interval(name: str, value: Any) -> None:
@@ -19,10 +19,10 @@ def interval(name: str, value: Any) -> None:
     if not isinstance(value, tuple | list) or len(value) != 2:
         raise TypeError(
             f"`{name}` must be a pair, the lowest and the highest; got"
-            f" {_validate.kind(value)}. Pass `{name}=(low, high)`."
+            f" {validate.kind(value)}. Pass `{name}=(low, high)`."
         )
     for bound in value:
-        _validate.number(name, bound, use=f"Pass `{name}=(low, high)`.")
+        validate.number(name, bound, use=f"Pass `{name}=(low, high)`.")
     if all(not isinstance(bound, jax.core.Tracer) for bound in value):
         low, high = value
         if low > high:
@@ -38,7 +38,7 @@ def distortion(value: Any) -> None:
             "`distortion` must be a Python number, known before tracing; got a traced"
             " value. Make a sampler for each."
         )
-    _validate.number("distortion", value, low=0.0)
+    validate.number("distortion", value, low=0.0)
 
 
 def enough(names: Any, counts: np.ndarray, ways: int, shots: int, queries: int) -> None:

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmeta import _validate
-from jmeta._typing import Key
+from jmeta._core import validate
+from jmeta._core.typing import Key
 from jmeta.tasks import Task
 
 static = partial(dataclasses.field, metadata={"static": True})
@@ -61,7 +61,7 @@ class FewShot:
             A task with support x `[N * K, height, width, channels]`, float32, and y
             `[N * K]`, int32; the query has Q in place of K.
         """
-        _validate.key("key", key)
+        validate.key("key", key)
         each = self.shots + self.queries
         class_scores, image_scores, turns, noise = _uniform(
             *(key, self.counts.shape, (self.ways, self.most), (self.ways,)),

@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from jmeta import _validate
+from jmeta._core import validate
 from jmeta.data import _checks, _files, _pixels
 from jmeta.data._arrays import from_arrays
 from jmeta.data._sampling import FewShot
@@ -69,10 +69,10 @@ def from_folder(
         >>> sample(jax.random.key(0)).query[0].shape
         (6, 28, 28, 1)
     """
-    _validate.instance("path", path, (str, os.PathLike), "a folder's name or path")
-    _validate.count("size", size, minimum=1)
-    _validate.one_of("channels", channels, (1, 3))
-    _validate.flag("invert", invert)
+    validate.instance("path", path, (str, os.PathLike), "a folder's name or path")
+    validate.count("size", size, minimum=1)
+    validate.one_of("channels", channels, (1, 3))
+    validate.flag("invert", invert)
     _checks.counts(ways=ways, shots=shots, queries=queries)
     root = pathlib.Path(path)
     if not root.is_dir():

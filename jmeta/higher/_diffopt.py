@@ -8,16 +8,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jmeta import _check, _validate
-from jmeta._tree import strong
-from jmeta._typing import PyTree
+from jmeta._core import validate
+from jmeta._core.tree import strong
+from jmeta._core.typing import PyTree
+from jmeta._loop import checks
+from jmeta._loop.inner_loop import inner_loop
 from jmeta.adjoint import Adjoint, Unroll
 from jmeta.higher._fmodel import FunctionalModel
 from jmeta.higher._groups import by_label, group_labels
 from jmeta.higher._loss import pure_loss
 from jmeta.higher._options import check_options
 from jmeta.higher._turn import Turn
-from jmeta.inner_loop import inner_loop
 
 GradCallback = Callable[[PyTree], PyTree]
 
@@ -46,17 +47,17 @@ class DifferentiableOptimizer:
         grad_callback: GradCallback | None = None,
         track_higher_grads: bool = True,
     ):
-        _validate.transform("tx", tx)
-        _validate.floats("params", params, use="They are what the optimizer trains.")
+        validate.transform("tx", tx)
+        validate.floats("params", params, use="They are what the optimizer trains.")
         if fmodel is not None:
             must = "a model, as `monkeypatch` makes it, or None"
-            _validate.instance("fmodel", fmodel, FunctionalModel, must)
+            validate.instance("fmodel", fmodel, FunctionalModel, must)
         check_options(device, override, grad_callback)
-        _validate.flag("track_higher_grads", track_higher_grads)
+        validate.flag("track_higher_grads", track_higher_grads)
         params = strong(params)
         first = tx.init(params)
         if opt_state is not None:
-            opt_state = _check.opt_state(opt_state, tx, params)
+            opt_state = checks.opt_state(opt_state, tx, params)
         self.tx = tx
         self.opt_state = jax.device_put(
             first if opt_state is None else opt_state, device
@@ -141,11 +142,11 @@ class DifferentiableOptimizer:
     def _train_alone(
         self, loss_fn, steps, batches, override, grad_callback, params, adjoint
     ):
-        _validate.adjoint("adjoint", adjoint)
+        validate.adjoint("adjoint", adjoint)
         check_options(None, override, grad_callback)
         if params is None:
             params = self._fast_params()
-        _validate.floats("params", params, use="They are what the step starts from.")
+        validate.floats("params", params, use="They are what the step starts from.")
         hyperparams = self._override | by_label(override, self._labels)
         state = None if self._fmodel is None else self._fmodel.state
         run = inner_loop(
@@ -286,15 +287,15 @@ def create_diff_optim(
     if not callable(opt_type) or isinstance(opt_type, optax.GradientTransformation):
         raise TypeError(
             "`opt_type` must be a factory of transforms, such as `jmeta.optim.sgd`;"
-            f" got {_validate.kind(opt_type)}. A transform goes to `get_diff_optim`."
+            f" got {validate.kind(opt_type)}. A transform goes to `get_diff_optim`."
         )
     kwargs = {} if opt_kwargs is None else opt_kwargs
-    _validate.mapping("opt_kwargs", kwargs, use="Pass for example `{'lr': 0.1}`.")
+    validate.mapping("opt_kwargs", kwargs, use="Pass for example `{'lr': 0.1}`.")
     if params is None:
         if not isinstance(fmodel, FunctionalModel):
             raise ValueError(
                 "Pass `params` or `fmodel`, to say what is to be trained; got"
-                f" {_validate.kind(fmodel)} for `fmodel`, and no `params`."
+                f" {validate.kind(fmodel)} for `fmodel`, and no `params`."
             )
         params = fmodel.fast_params
     return DifferentiableOptimizer(
@@ -324,6 +325,6 @@ def _made(opt_type, kwargs):
     if not isinstance(tx, optax.GradientTransformation):
         raise TypeError(
             "`opt_type` must be a factory of transforms, such as `jmeta.optim.sgd`; got"
-            f" {_validate.kind(opt_type)}, which made {_validate.kind(tx)}."
+            f" {validate.kind(opt_type)}, which made {validate.kind(tx)}."
         )
     return tx

@@ -9,13 +9,14 @@ from typing import Any
 import jax
 from jax.tree_util import keystr, tree_leaves_with_path
 
-from jmeta import _check, _validate
-from jmeta._tree import strong
-from jmeta._typing import PyTree
-from jmeta.functional import make_functional
+from jmeta._core import validate
+from jmeta._core.tree import strong
+from jmeta._core.typing import PyTree
+from jmeta._loop import checks
+from jmeta._loop.inner_loop import Run
 from jmeta.higher._options import check_device, check_model
 from jmeta.higher._turn import Turn
-from jmeta.inner_loop import Run
+from jmeta.models.functional import make_functional
 
 
 class FunctionalModel:
@@ -85,7 +86,7 @@ class FunctionalModel:
 
     @fast_params.setter
     def fast_params(self, params: PyTree) -> None:
-        _validate.floats("fast_params", params)
+        validate.floats("fast_params", params)
         params = strong(params)
         _check_like(params, self.fast_params)
         self._append([lambda: params])
@@ -113,14 +114,14 @@ class FunctionalModel:
             `inner_loop` its `perturbations`.
         """
         time = -1 if time is None else time
-        _validate.count("time", time, minimum=None)
+        validate.count("time", time, minimum=None)
         if not self._track_higher_grads and time != -1:
             raise ValueError(
                 "With `track_higher_grads=False` only the newest parameters are kept,"
                 f" `time=-1`; got `time={time}`. Keep a copy of earlier ones, or set"
                 " `track_higher_grads=True`."
             )
-        _check.time(time, len(self._times))
+        checks.time(time, len(self._times))
         if self._loss is not None and time in (-1, len(self._times) - 1):
             return self._loss.read()
         return self._times[time]()
@@ -209,11 +210,11 @@ def monkeypatch(
     """
     check_model(model)
     check_device(device)
-    _validate.flag("copy_initial_weights", copy_initial_weights)
-    _validate.flag("track_higher_grads", track_higher_grads)
+    validate.flag("copy_initial_weights", copy_initial_weights)
+    validate.flag("track_higher_grads", track_higher_grads)
     apply_fn, params, state = _split(model)
-    _validate.function("model", apply_fn, use="Its first entry is `apply_fn`.")
-    _validate.arrays("model", params, use="Its second entry is `params`.")
+    validate.function("model", apply_fn, use="Its first entry is `apply_fn`.")
+    validate.arrays("model", params, use="Its second entry is `params`.")
     params, state = jax.device_put(strong((params, state)), device)
     if copy_initial_weights:
         params = jax.lax.stop_gradient(params)
@@ -234,7 +235,7 @@ def _split(model: Any) -> tuple[Any, ...]:
     if not isinstance(model, tuple | list):
         parts = make_functional(model)
     elif len(model) == 2:
-        _validate.arrays("model", model[1], use="Its second entry is `params`.")
+        validate.arrays("model", model[1], use="Its second entry is `params`.")
         parts = make_functional(*model)
     elif len(model) == 3 and callable(model[0]):
         parts = model

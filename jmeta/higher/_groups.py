@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from jmeta._typing import PyTree
+from jmeta._core.typing import PyTree
 from jmeta.optim.hyperparams import places
 
 

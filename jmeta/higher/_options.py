@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import optax
 
-from jmeta import _validate
+from jmeta._core import validate
 
 
 def check_options(device: Any, override: Any, grad_callback: Any) -> None:
@@ -13,12 +13,12 @@ def check_options(device: Any, override: Any, grad_callback: Any) -> None:
     check_device(device)
     if override is not None:
         use = "Pass for example `{'lr': [0.1]}`."
-        _validate.mapping("override", override, use=use)
+        validate.mapping("override", override, use=use)
     if grad_callback is not None:
-        _validate.function(
+        validate.function(
             "grad_callback", grad_callback, use="It maps gradients to gradients."
         )
-        _validate.takes("grad_callback", grad_callback, "grads")
+        validate.takes("grad_callback", grad_callback, "grads")
 
 
 def check_device(device: Any) -> None:
@@ -32,7 +32,7 @@ def check_device(device: Any) -> None:
         index = index if index.isdigit() else "0"
         use = f"Pass `jax.devices({kind!r})[{index}]`."
     places = jax.Device, jax.sharding.Sharding
-    _validate.instance("device", device, places, "a `jax.Device` or sharding", use=use)
+    validate.instance("device", device, places, "a `jax.Device` or sharding", use=use)
 
 
 def check_model(model: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import optax
 
-from jmeta._typing import PyTree
+from jmeta._core.typing import PyTree
 from jmeta.higher._diffopt import DifferentiableOptimizer, get_diff_optim
 from jmeta.higher._fmodel import FunctionalModel, monkeypatch
 

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import optax
 from jax.tree_util import DictKey, GetAttrKey, KeyPath, SequenceKey
 
-from jmeta import _validate
-from jmeta._tree import is_float, strong
-from jmeta._typing import PyTree
+from jmeta._core import validate
+from jmeta._core.tree import is_float, strong
+from jmeta._core.typing import PyTree
 from jmeta.higher._groups import by_label, group_labels
-from jmeta.optim._own import is_own, own
+from jmeta.optim._finite.own import is_own, own
 from jmeta.optim.hyperparams import Assignment, assign, places
 
 
@@ -39,7 +39,7 @@ def get_trainable_opt_params(tx: optax.GradientTransformation) -> dict[str, Any]
         >>> sorted(values), values["lr"][0].item(), len(values["betas"][0])
         (['betas', 'eps', 'lr', 'weight_decay'], 0.5, 2)
     """
-    _validate.transform("tx", tx)
+    validate.transform("tx", tx)
     opt_state = tx.init({})
     found = places(opt_state)
     labels = group_labels(opt_state) or [None]
@@ -99,9 +99,9 @@ def apply_trainable_opt_params(
         >>> tx.init({}).hyperparams["lr"].item()
         0.5
     """
-    _validate.transform("tx", tx)
+    validate.transform("tx", tx)
     use = "Take them from `get_trainable_opt_params(tx)`."
-    _validate.mapping("values", values, use=use)
+    validate.mapping("values", values, use=use)
     inner_update = optax.with_extra_args_support(tx).update
 
     def targets(opt_state, params):

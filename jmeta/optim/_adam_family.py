@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jmeta._numerics import integer_power, safe_sqrt, scale
-from jmeta._settings import Pair, Setting, check_settings, pair
-from jmeta._typing import PyTree
+from jmeta._core.numerics import integer_power, safe_sqrt, scale
+from jmeta._core.settings import Pair, Setting, check_settings, pair
+from jmeta._core.typing import PyTree
 from jmeta.optim._base import per_leaf
 
 

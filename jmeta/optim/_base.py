@@ -13,15 +13,15 @@ import jax.numpy as jnp
 import optax
 from jax.tree_util import tree_flatten_with_path
 
-from jmeta._settings import (
+from jmeta._core.settings import (
     Setting,
     advance_hyperparams,
     hyperparams_at,
     initial_hyperparams,
 )
-from jmeta._tree import mixing
-from jmeta._typing import PyTree
-from jmeta.optim._own import own
+from jmeta._core.tree import mixing
+from jmeta._core.typing import PyTree
+from jmeta.optim._finite.own import own
 
 Slot = Callable[[dict[str, Setting], jax.Array], jax.Array | None]
 """`(hp, param) -> initial value` of what is remembered of a parameter, None if not."""

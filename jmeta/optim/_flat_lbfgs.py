@@ -6,8 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jmeta._numerics import safe_divide
-from jmeta._settings import Setting
+from jmeta._core.numerics import safe_divide
+from jmeta._core.settings import Setting
 from jmeta.optim._strong_wolfe import Point, strong_wolfe
 
 Evaluate = Callable[[jax.Array], tuple[jax.Array, jax.Array]]

@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jmeta import _validate
-from jmeta._settings import PerLeaf, Setting, as_hyperparam, step_in_precision
-from jmeta._tree import widest
-from jmeta._typing import PyTree
+from jmeta._core import validate
+from jmeta._core.settings import PerLeaf, Setting, as_hyperparam, step_in_precision
+from jmeta._core.tree import widest
+from jmeta._core.typing import PyTree
 
 
 @jax.tree_util.register_dataclass
@@ -89,7 +89,7 @@ def _as_pair(value, own):
 
 def _of_step(name, value, own, params):
     """`(step, x) -> value(step)`, with a step of the precision of what comes out."""
-    _validate.takes(name, value, "step")
+    validate.takes(name, value, "step")
 
     def at(step):
         try:

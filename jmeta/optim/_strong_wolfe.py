@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jmeta._numerics import safe_divide, safe_sqrt
+from jmeta._core.numerics import safe_divide, safe_sqrt
 
 
 class Point(NamedTuple):

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.tree_util import DictKey, GetAttrKey, KeyPath, tree_flatten_with_path
 
-from jmeta._settings import Overridden, PerLeaf, Setting
-from jmeta._typing import PyTree
+from jmeta._core.settings import Overridden, PerLeaf, Setting
+from jmeta._core.typing import PyTree
 from jmeta.optim._per_step import per_step
 
 

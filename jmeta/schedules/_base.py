@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jmeta import _validate
-from jmeta._settings import PerLeaf, as_hyperparam, is_plain
-from jmeta._tree import mixing
+from jmeta._core import validate
+from jmeta._core.settings import PerLeaf, as_hyperparam, is_plain
+from jmeta._core.tree import mixing
 
 Schedule: TypeAlias = Callable[[ArrayLike], jax.Array]
 """`step -> value`, elementwise in an integer step that counts updates from 0."""
@@ -21,7 +21,7 @@ def as_float(name: str, value: ArrayLike) -> jax.Array:
     if isinstance(value, PerLeaf | tuple):
         raise TypeError(
             f"`{name}` of a schedule must be a number or an array; got"
-            f" {_validate.kind(value)}. Make a schedule for each parameter group"
+            f" {validate.kind(value)}. Make a schedule for each parameter group"
             " instead."
         )
     return as_hyperparam(value, name, "a number or an array, which may be traced")
@@ -41,7 +41,7 @@ def as_step(step: ArrayLike) -> jax.Array:
     if not (is_integer(step) if dtype is None else jnp.issubdtype(dtype, jnp.integer)):
         raise TypeError(
             "`step` must be an integer, the number of updates so far; got"
-            f" {_validate.kind(step)}."
+            f" {validate.kind(step)}."
         )
     return jnp.asarray(step).astype(jnp.result_type(int))
 
@@ -64,7 +64,7 @@ def promoted(schedule: Schedule, *settings: jax.Array) -> Schedule:
 def check_counts(**counts: int) -> None:
     """Refuse what is not a positive integer known before tracing."""
     for name, count in counts.items():
-        _validate.count(name, count, minimum=1)
+        validate.count(name, count, minimum=1)
 
 
 def check_milestones(
@@ -75,7 +75,7 @@ def check_milestones(
     must = f"`milestones` must be {increasing}Python integers from 0"
     if isinstance(milestones, str | bytes) or not isinstance(milestones, Iterable):
         raise TypeError(
-            f"{must}; got {_validate.kind(milestones)}. Write them as a list, such as"
+            f"{must}; got {validate.kind(milestones)}. Write them as a list, such as"
             " `[30, 60]`."
         )
     steps = tuple(milestones)

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jmeta import _validate
-from jmeta._numerics import integer_power
-from jmeta._tree import mixing
+from jmeta._core import validate
+from jmeta._core.numerics import integer_power
+from jmeta._core.tree import mixing
 from jmeta.schedules._base import (
     Schedule,
     as_floats,
@@ -116,11 +116,11 @@ def _height(step_size_up, step_size_down, mode, gamma, scale_fn, scale_mode):
     up = step_size_up
     down = up if step_size_down is None else step_size_down
     for name, size in {"step_size_up": up, "step_size_down": down}.items():
-        _validate.number(name, size, above=0)
-    _validate.one_of("mode", mode, ("triangular", "triangular2", "exp_range"))
-    _validate.one_of("scale_mode", scale_mode, ("cycle", "iterations"))
+        validate.number(name, size, above=0)
+    validate.one_of("mode", mode, ("triangular", "triangular2", "exp_range"))
+    validate.one_of("scale_mode", scale_mode, ("cycle", "iterations"))
     if scale_fn is not None:
-        _validate.function(
+        validate.function(
             *("scale_fn", scale_fn),
             use="Give one of the cycle or the step, such as `lambda n: 1 / n`.",
         )

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jmeta import _validate
-from jmeta._numerics import integer_power
-from jmeta._tree import mixing
+from jmeta._core import validate
+from jmeta._core.numerics import integer_power
+from jmeta._core.tree import mixing
 from jmeta.schedules._base import (
     Schedule,
     as_float,
@@ -151,7 +151,7 @@ def lambda_lr(lr: ArrayLike, lr_lambda: Callable[[jax.Array], ArrayLike]) -> Sch
         >>> lambda_lr(1.0, lambda step: 1 / (1 + step))(jnp.array([0, 1, 3])).tolist()
         [1.0, 0.5, 0.25]
     """
-    _validate.function(
+    validate.function(
         *("lr_lambda", lr_lambda),
         use="Give one `step -> factor`, such as `lambda step: 0.9**step`.",
     )

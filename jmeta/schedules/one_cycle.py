@@ -5,8 +5,8 @@ import math
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jmeta import _validate
-from jmeta._tree import mixing
+from jmeta._core import validate
+from jmeta._core.tree import mixing
 from jmeta.schedules._base import (
     Schedule,
     as_floats,
@@ -139,7 +139,7 @@ def _total_steps(total_steps, epochs, steps_per_epoch):
 
 
 def _phase_ends(total_steps, pct_start, three_phase):
-    _validate.flag("three_phase", three_phase)
+    validate.flag("three_phase", three_phase)
     if not isinstance(pct_start, float) or not 0 <= pct_start <= 1:
         raise ValueError(
             f"`pct_start` must be a Python float between 0 and 1; got {pct_start!r}."
@@ -155,7 +155,7 @@ def _phase_ends(total_steps, pct_start, three_phase):
 
 
 def _phases(ends, values, anneal_strategy):
-    _validate.one_of("anneal_strategy", anneal_strategy, ("cos", "linear"))
+    validate.one_of("anneal_strategy", anneal_strategy, ("cos", "linear"))
     anneal = _anneal_cos if anneal_strategy == "cos" else _anneal_linear
     # torch's last phase goes on for one step beyond its end
     bounds = [*ends[:-1], ends[-1] + 1]

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jmeta import _validate
-from jmeta._settings import is_plain
-from jmeta._tree import mixing
+from jmeta._core import validate
+from jmeta._core.settings import is_plain
+from jmeta._core.tree import mixing
 from jmeta.schedules._base import as_float, as_floats
 
 
@@ -95,10 +95,10 @@ def reduce_lr_on_plateau(
         the bar lower, not higher; a drop that `eps` leaves out starts the cooldown all
         the same.
     """
-    _validate.one_of("mode", mode, ("min", "max"))
-    _validate.one_of("threshold_mode", threshold_mode, ("rel", "abs"))
-    _validate.count("patience", patience)
-    _validate.count("cooldown", cooldown)
+    validate.one_of("mode", mode, ("min", "max"))
+    validate.one_of("threshold_mode", threshold_mode, ("rel", "abs"))
+    validate.count("patience", patience)
+    validate.count("cooldown", cooldown)
     if is_plain(factor) and factor >= 1:
         raise ValueError(f"`factor` must be less than 1; got {factor}.")
     lr, factor, threshold, min_lr, eps = as_floats(
@@ -114,7 +114,7 @@ def reduce_lr_on_plateau(
 
     def update(metric: ArrayLike, state: PlateauState) -> PlateauState:
         use = "Begin with `init()` and pass on what `update` returns."
-        _validate.instance("state", state, PlateauState, "a `PlateauState`", use=use)
+        validate.instance("state", state, PlateauState, "a `PlateauState`", use=use)
         metric = as_float("metric", metric).astype(state.best.dtype)
         margin = sign * threshold
         with mixing(state.best, threshold):

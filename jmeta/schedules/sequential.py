@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
-from jmeta import _validate
-from jmeta._tree import mixing
+from jmeta._core import validate
+from jmeta._core.tree import mixing
 from jmeta.schedules._base import Schedule, as_step, check_milestones
 
 
@@ -38,7 +38,7 @@ def sequential_lr(schedules: Sequence[Schedule], milestones: Sequence[int]) -> S
         In torch the schedulers share the optimizer's rate as their base, and building
         a OneCycleLR or CyclicLR changes it for those that are built after it.
     """
-    _validate.instance(
+    validate.instance(
         *("schedules", schedules, Sequence, "a list of functions `step -> rate`"),
         use="Write `sequential_lr([warmup, decay], milestones=[100])`.",
     )
@@ -49,7 +49,7 @@ def sequential_lr(schedules: Sequence[Schedule], milestones: Sequence[int]) -> S
             f" {len(schedules)} schedules and {len(milestones)} milestones."
         )
     for i, schedule in enumerate(schedules):
-        _validate.function(
+        validate.function(
             *(f"schedules[{i}]", schedule),
             use="Give a schedule `step -> rate`, such as `constant_lr(0.1)`.",
         )

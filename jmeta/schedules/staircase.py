@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jmeta._numerics import integer_power
+from jmeta._core.numerics import integer_power
 from jmeta.schedules._base import (
     Schedule,
     as_floats,

@@ -1,3 +1,3 @@
 """Meta-training that can be left alone: resumable, guarded, logged."""
 
-from jmeta.train.fit import Fitted as Fitted, fit as fit
+from jmeta.train._fit import Fitted as Fitted, fit as fit

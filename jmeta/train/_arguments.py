@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from jmeta import _check, _validate
-from jmeta._keys import check_call, key_parameter
+from jmeta._core import validate
+from jmeta._core.keys import check_call, key_parameter
+from jmeta._loop import checks
 
 _SAMPLE = "Pass a function `key -> tasks`, as `jmeta.data.batch` makes it."
 _TASK_LOSS = "Pass one of `(meta_params, task)`, as `jmeta.algorithms` make it."
@@ -19,7 +20,7 @@ def check(
     key: Any,
     has_aux: Any,
     metrics: Any,
-    validate: Any,
+    validation: Any,
     directory: Any,
     nonfinite: Any,
     progress: Any,
@@ -34,56 +35,56 @@ def check(
     """
     _check_task_function("task_loss", task_loss)
     use = "Let `task_loss` capture what is not trained."
-    _validate.floats("meta_params", meta_params, use=use)
-    _validate.transform("tx", tx)
+    validate.floats("meta_params", meta_params, use=use)
+    validate.transform("tx", tx)
     _check_sampler("sample", sample)
-    _check.steps(steps)
-    _validate.key("key", key)
+    checks.steps(steps)
+    validate.key("key", key)
     for name, count in counts.items():
-        _validate.count(name, count, minimum=1, use="It is a number of steps or files.")
-    _validate.one_of("nonfinite", nonfinite, ("raise", "skip"))
+        validate.count(name, count, minimum=1, use="It is a number of steps or files.")
+    validate.one_of("nonfinite", nonfinite, ("raise", "skip"))
     for name, flag in {"has_aux": has_aux, "tensorboard": tensorboard}.items():
-        _validate.flag(name, flag)
+        validate.flag(name, flag)
     if progress is not None:
-        _validate.flag("progress", progress)
+        validate.flag("progress", progress)
     if metrics is not None:
         use = "Pass `(aux, tasks) -> {name: scalar}`."
-        _validate.function("metrics", metrics, use=use)
+        validate.function("metrics", metrics, use=use)
         check_call("metrics", metrics, (None, None), {}, "take `(aux, tasks)`")
         if not has_aux:
             raise ValueError(
                 "`metrics` reads what `task_loss` gives beside the loss: pass"
                 " `has_aux=True` with a task loss that gives `(loss, aux)`."
             )
-    if validate is not None:
-        _check_validate(validate)
+    if validation is not None:
+        _check_validation(validation)
     if tensorboard and directory is None:
         raise ValueError("`tensorboard=True` needs a `directory` to write into.")
 
 
-def _check_validate(validate):
+def _check_validation(validation):
     use = (
         "Pass a pair `(fn, sample)`, such as `(task_loss, jmeta.data.batch(sample,"
         " 100))`."
     )
-    if not isinstance(validate, tuple | list) or len(validate) != 2:
+    if not isinstance(validation, tuple | list) or len(validation) != 2:
         raise TypeError(
             "`validate` must be a pair `(fn, sample)`; got"
-            f" {_validate.kind(validate)}. {use}"
+            f" {validate.kind(validation)}. {use}"
         )
-    fn, sample = validate
+    fn, sample = validation
     for each, (name, value) in enumerate((("fn", fn), ("sample", sample))):
-        _validate.function(f"validate[{each}]", value, use=f"It is the `{name}`. {use}")
+        validate.function(f"validate[{each}]", value, use=f"It is the `{name}`. {use}")
     _check_task_function("validate[0]", fn)
     _check_sampler("validate[1]", sample)
 
 
 def _check_task_function(name, fn):
-    _validate.function(name, fn, use=_TASK_LOSS)
+    validate.function(name, fn, use=_TASK_LOSS)
     has_key = key_parameter(fn, None, None) is not None
     check_call(name, fn, (None, None), {"key": None} if has_key else {})
 
 
 def _check_sampler(name, sample):
-    _validate.function(name, sample, use=_SAMPLE)
+    validate.function(name, sample, use=_SAMPLE)
     check_call(name, sample, (None,), {}, "take a key, its one argument by position")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jmeta._typing import PyTree
+from jmeta._core.typing import PyTree
 from jmeta.train import _extras, _files, _manifest, _settings
 from jmeta.train._device import State
 

@@ -9,8 +9,8 @@ import optax
 from jax.tree_util import keystr, tree_leaves_with_path
 from jax.typing import ArrayLike
 
-from jmeta._tree import cast_like, strong, widest
-from jmeta._typing import Key, PyTree
+from jmeta._core.tree import cast_like, strong, widest
+from jmeta._core.typing import Key, PyTree
 from jmeta.train import _guard
 
 

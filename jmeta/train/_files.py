@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jmeta import _validate
+from jmeta._core import validate
 
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
 
@@ -23,7 +23,7 @@ def open_directory(directory: str | os.PathLike[str]) -> Path:
         ValueError: It has no name.
         OSError: It cannot be made.
     """
-    _validate.instance(
+    validate.instance(
         *("directory", directory, (str, os.PathLike), "a path"),
         use="Pass one such as 'runs/first'.",
     )

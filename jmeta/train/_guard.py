@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 
-from jmeta._tree import is_inexact
-from jmeta._typing import PyTree
+from jmeta._core.tree import is_inexact
+from jmeta._core.typing import PyTree
 
 
 def names(params: PyTree, opt_state: PyTree) -> list[str]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jmeta._typing import Key
+from jmeta._core.typing import Key
 from jmeta.train import _guard
 from jmeta.train._checkpoints import Best, Checkpoints, to_host
 from jmeta.train._device import State, Training

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jmeta._keys import keyed
-from jmeta._typing import Key, PyTree
-from jmeta._validate import arrays, kind
+from jmeta._core.keys import keyed
+from jmeta._core.typing import Key, PyTree
+from jmeta._core.validate import arrays, kind
 from jmeta.tasks import task_map, task_value_and_grad
 from jmeta.train._device import Training, draw
 

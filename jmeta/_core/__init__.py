@@ -1,0 +1,1 @@
+"""What every other part stands on: types, trees, numbers, settings and checks."""

@@ -1,0 +1,1 @@
+"""Questions about traced functions: what an equation does, needs and comes from."""

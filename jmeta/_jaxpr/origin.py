@@ -1,0 +1,143 @@
+"""Where in a computation the first NaN or infinity arises."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+
+from jmeta._jaxpr.hoist import called, evaluate
+from jmeta._jaxpr.primitives import place, scan_counts
+
+
+class Origin(NamedTuple):
+    """The operation that gave a bad number for good ones.
+
+    Attributes:
+        steps: The index of the step in each loop around it, outermost first.
+        primitive: The operation's name in a jaxpr.
+        place: The user's line, empty if unknown.
+        equation: The operation itself.
+    """
+
+    steps: tuple[int, ...]
+    primitive: str
+    place: str
+    equation: jex.JaxprEqn
+
+
+def find_origin(
+    closed: jex.ClosedJaxpr, args: Sequence[Any], output: int
+) -> Origin | None:
+    """Run a jaxpr operation by operation and go back from a bad output to its origin.
+
+    Only what leads to the output counts: a NaN that a `where` masks does not. Where
+    the output is a NaN, infinities are fine, since masks and maxima use them. Loops
+    are gone through step by step in the order in which they run.
+
+    Args:
+        closed: What to run.
+        args: Its inputs, flat.
+        output: Which of its outputs is not finite.
+
+    Returns:
+        The origin; None when the output is finite or was bad in the inputs.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> step = lambda x, _: (jnp.sqrt(x) - 0.5, None)
+        >>> loop = lambda x: jax.lax.scan(step, x, None, 5)[0]
+        >>> find_origin(jax.make_jaxpr(loop)(0.3), [jnp.array(0.3)], 0)[:2]
+        ((2,), 'sqrt')
+    """
+    for is_bad in (_has_nan, _has_infinity):
+        values = _Values(closed.jaxpr, closed.consts, args)
+        atom = closed.jaxpr.outvars[output]
+        if is_bad(values.read(atom)):
+            return _search(values, atom, is_bad)
+    return None
+
+
+def _has_nan(x: Any) -> bool:
+    return _is_float(x) and bool(jnp.isnan(x).any())
+
+
+def _has_infinity(x: Any) -> bool:
+    return _is_float(x) and bool(jnp.isinf(x).any())
+
+
+def _is_float(x):
+    return jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+
+
+class _Values:
+    """Every value of a jaxpr, by variable, and the equation that made it."""
+
+    def __init__(self, jaxpr: jex.Jaxpr, consts: Sequence[Any], args: Sequence[Any]):
+        self.of = dict(zip(jaxpr.constvars, consts, strict=True))
+        self.of.update(zip(jaxpr.invars, args, strict=True))
+        self.makers = {}
+        for eqn in jaxpr.eqns:
+            outs = evaluate(eqn, [self.read(v) for v in eqn.invars])
+            for k, (v, out) in enumerate(zip(eqn.outvars, outs, strict=True)):
+                self.of[v], self.makers[v] = out, (eqn, k)
+
+    def read(self, atom: Any) -> Any:
+        return atom.val if isinstance(atom, jex.Literal) else self.of[atom]
+
+
+def _search(values: _Values, atom: Any, is_bad: Callable[[Any], bool]):
+    while atom in values.makers:
+        eqn, output = values.makers[atom]
+        bad = [v for v in eqn.invars if is_bad(values.read(v))]
+        if not bad:
+            inputs = [values.read(v) for v in eqn.invars]
+            return _inside(eqn, inputs, output, is_bad) or Origin(
+                (), eqn.primitive.name, place(eqn), eqn
+            )
+        atom = bad[0]
+        if isinstance(atom, jex.Literal):
+            break
+    return None
+
+
+def _inside(eqn, inputs, output, is_bad) -> Origin | None:
+    """The origin within an equation that runs a jaxpr of its own."""
+    if eqn.primitive.name == "scan":
+        return _in_scan(eqn, inputs, output, is_bad)
+    inner = called(eqn)
+    if eqn.primitive.name == "cond":
+        inner, inputs = eqn.params["branches"][int(inputs[0])], inputs[1:]
+    if inner is None:
+        return None
+    return _in_jaxpr(inner, inputs, output, is_bad)
+
+
+def _in_jaxpr(jaxpr, inputs, output, is_bad):
+    consts = []
+    if isinstance(jaxpr, jex.ClosedJaxpr):
+        jaxpr, consts = jaxpr.jaxpr, jaxpr.consts
+    values = _Values(jaxpr, consts, inputs)
+    return _search(values, jaxpr.outvars[output], is_bad)
+
+
+def _in_scan(eqn, inputs, output, is_bad):
+    body = eqn.params["jaxpr"]
+    num_consts, num_carry = scan_counts(eqn.params)
+    consts = inputs[:num_consts]
+    carry = inputs[num_consts : num_consts + num_carry]
+    xs = inputs[num_consts + num_carry :]
+    run = jax.jit(jex.jaxpr_as_fun(body))
+    order = range(eqn.params["length"])
+    for i in reversed(order) if eqn.params["reverse"] else order:
+        step_inputs = [*consts, *carry, *(x[i] for x in xs)]
+        outs = run(*step_inputs)
+        bad = [k for k in {*range(num_carry), output} if is_bad(outs[k])]
+        if bad:
+            inner = _in_jaxpr(body, step_inputs, bad[0], is_bad)
+            if inner is None:
+                return Origin((i,), eqn.primitive.name, place(eqn), eqn)
+            return inner._replace(steps=(i, *inner.steps))
+        carry = outs[:num_carry]
+    return None

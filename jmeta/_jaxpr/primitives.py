@@ -1,0 +1,61 @@
+"""Questions about JAX's equations that a transformation of jaxprs has to ask."""
+
+from collections.abc import Container, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.extend.core as jex
+
+
+def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
+    """How many constants and carried values a scan has, from its parameters."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    # since jax 0.11 the inputs stand in a tree of constants, carry and slices
+    consts, carry, _ = params["ft_in"].unpack()
+    return len(consts), len(carry)
+
+
+def inner_jaxprs(parameter: Any) -> Iterator[jex.Jaxpr]:
+    """The jaxprs in a parameter of an equation, or in all of them, open."""
+    if isinstance(parameter, jex.ClosedJaxpr):
+        yield parameter.jaxpr
+    elif isinstance(parameter, jex.Jaxpr):
+        yield parameter
+    elif isinstance(parameter, tuple | list):
+        for item in parameter:
+            yield from inner_jaxprs(item)
+    elif isinstance(parameter, Mapping):
+        yield from inner_jaxprs(list(parameter.values()))
+
+
+def place(eqn: jex.JaxprEqn) -> str:
+    """The line that an equation comes from, as `file.py:12 in function`.
+
+    The user's where it is known; jax forgets who called a loop within its body, and
+    then it is jmeta's.
+    """
+    traceback = eqn.source_info.traceback
+    own = ""
+    for frame in traceback.frames if traceback else ():
+        path = Path(frame.file_name)
+        if "site-packages" in path.parts:
+            continue
+        function = frame.function_name.rpartition(".")[2]
+        line = f"{path.name}:{frame.line_num} in {function}"
+        if _PACKAGE not in path.parents:
+            return line
+        own = own or f"jmeta/{line}"
+    return own
+
+
+_PACKAGE = Path(__file__).parent.parent
+
+
+def has_primitive(jaxpr: jex.Jaxpr, names: Container[str]) -> bool:
+    """Whether one of these operations occurs in a jaxpr, at any depth."""
+    return any(
+        eqn.primitive.name in names
+        or any(has_primitive(inner, names) for inner in inner_jaxprs(eqn.params))
+        for eqn in jaxpr.eqns
+    )

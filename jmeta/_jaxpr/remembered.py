@@ -1,0 +1,199 @@
+"""Derivative rules that last in a `jax.lax.scan` that is differentiated twice.
+
+When JAX before 0.12 differentiates a scan, it looks for what can be computed once,
+before the scan, and on the way replaces each `jax.custom_jvp` in the body by the
+function's own operations. The first derivative has its rule by then; the next is that
+of the operations, without a word: in a loop within the loss of a loop, in a user's scan
+within one, in the Hessian of a meta-loss.
+
+So in an objective with such functions their calls become calls of a primitive of
+jmeta's, which JAX leaves alone. It does what JAX's does: its derivative is the user's
+rule, in which calls are replaced in turn. JAX's own rules are left: without a true
+derivative the next one differs at a kink or a pole alone. From JAX 0.12 on nothing is
+replaced; when that is the oldest that is supported, this module can go.
+"""
+
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.core
+import jax.extend.core as jex
+from jax.extend.core import primitives
+from jax.interpreters import ad, batching, mlir
+
+from jmeta._jaxpr.hoist import bind
+from jmeta._jaxpr.rules import origin
+
+FORGETS = jax.__version_info__ < (0, 12)
+"""Whether this JAX's scan forgets rules."""
+
+
+def remembering(fun: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, with the rules that a scan would forget.
+
+    Those of `jax.custom_jvp` that are not known to be derivatives, at any depth.
+
+    Args:
+        fun: Function of arrays in pytrees; what it captures may be traced.
+
+    Example:
+        >>> f = jax.custom_jvp(lambda x: x + 1)
+        >>> rule = f.defjvp(lambda xs, dots: (f(*xs), f(*xs) * dots[0]))
+        >>> loop = lambda x: jax.lax.scan(lambda x, _: (f(x), None), x, length=2)[0]
+        >>> float(jax.grad(jax.grad(remembering(loop)))(1.0))  # of f(f(x)) * f(x)
+        18.0
+    """
+    if not FORGETS:
+        return fun
+
+    def run(*args: Any) -> Any:
+        closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
+        jaxpr = _Rewriting().value(closed.jaxpr)
+        flat = jax.core.eval_jaxpr(jaxpr, closed.consts, *jax.tree.leaves(args))
+        return jax.tree.structure(shape).unflatten(flat)
+
+    return run
+
+
+class _Rewriting:
+    """Replaces calls in jaxprs; one that stands in two places stays one jaxpr."""
+
+    def __init__(self):
+        self.done: dict[int, Any] = {}
+
+    def value(self, value: Any) -> Any:
+        """A jaxpr, or a parameter of an equation, with the calls in it replaced.
+
+        Itself where there are none.
+        """
+        if type(value) is tuple:
+            items = tuple(map(self.value, value))
+            return value if all(map(operator.is_, items, value)) else items
+        if not isinstance(value, jex.Jaxpr | jex.ClosedJaxpr):
+            return value
+        if id(value) not in self.done:
+            self.done[id(value)] = self._jaxpr(value)
+        return self.done[id(value)]
+
+    def _jaxpr(self, jaxpr: Any) -> Any:
+        if not isinstance(jaxpr, jex.Jaxpr):  # closed; since JAX 0.11 all are one class
+            opened = self.value(jaxpr.jaxpr)
+            same = opened is jaxpr.jaxpr
+            return jaxpr if same else jex.ClosedJaxpr(opened, jaxpr.consts)
+        eqns = [*map(self._equation, jaxpr.eqns)]
+        same = all(map(operator.is_, eqns, jaxpr.eqns))
+        return jaxpr if same else jaxpr.replace(eqns=eqns)
+
+    def _equation(self, eqn: jex.JaxprEqn) -> jex.JaxprEqn:
+        if eqn.primitive is primitives.custom_jvp_call_p:
+            found = origin(eqn)
+            return eqn.replace(primitive=_call) if found and not found.exact else eqn
+        if eqn.primitive is primitives.custom_vjp_call_p:
+            forward = _Forward(eqn.params["fwd_jaxpr_thunk"])
+            return eqn.replace(params={**eqn.params, "fwd_jaxpr_thunk": forward})
+        if eqn.primitive.name not in _ENTERED:
+            return eqn
+        params = {name: self.value(value) for name, value in eqn.params.items()}
+        same = all(params[name] is eqn.params[name] for name in params)
+        return eqn if same else eqn.replace(params=params)
+
+
+class _Forward:
+    """The first half of a rule of reverse mode as JAX has it, with calls replaced."""
+
+    def __init__(self, half: Any):
+        self.half, self.f, self.transforms = half, half.f, half.transforms
+        self.debug_info = half.debug_info
+
+    def call_wrapped(self, *zeros: Any) -> tuple[jex.Jaxpr, Sequence[Any]]:
+        """Its jaxpr and constants, given which inputs do not move."""
+        jaxpr, consts = self.half.call_wrapped(*zeros)
+        return _Rewriting().value(jaxpr), consts
+
+
+# a kernel's body, such as Pallas', knows no primitives but its own
+_ENTERED = frozenset(
+    "jit pjit closed_call eval_jaxpr core_call checkpoint remat2 scan while cond"
+    " shard_map".split()
+)
+
+_call = jex.Primitive("remembered_call")
+_call.multiple_results = True
+"""Has the parameters of `custom_jvp_call`, which it stands for."""
+
+_jaxs = functools.partial(bind, primitives.custom_jvp_call_p)
+
+
+def _run(*args: Any, **params: Any) -> list[Any]:
+    return _jaxs(params, *args)
+
+
+def _abstract_eval(*avals: Any, call_jaxpr: jex.ClosedJaxpr, **params: Any):
+    if list(avals) != list(call_jaxpr.in_avals):  # in `shard_map` they vary differently
+        call_jaxpr = jax.make_jaxpr(jex.jaxpr_as_fun(call_jaxpr))(*avals)
+    return call_jaxpr.out_avals, call_jaxpr.effects
+
+
+def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any):
+    """The user's rule, which is told what does not move as JAX would tell it."""
+    moving = [i for i, tangent in enumerate(tangents) if not _is_zero(tangent)]
+
+    def at(*moved):
+        values = list(primals)
+        for i, value in zip(moving, moved, strict=True):
+            values[i] = value
+        return _jaxs(params, *values)
+
+    dots = [tangents[i] for i in moving]
+    rule = remembering(functools.partial(jax.jvp, at))
+    outs, outs_dot = rule([primals[i] for i in moving], dots)
+    return outs, [_tangent(out, dot) for out, dot in zip(outs, outs_dot, strict=True)]
+
+
+def _transpose(cotangents: Sequence[Any], *args: Any, **params: Any):
+    """Of a call on tangents, in another rule: the function has to be linear."""
+    linear = [i for i, arg in enumerate(args) if ad.is_undefined_primal(arg)]
+
+    def at(*moved):
+        values = list(args)
+        for i, value in zip(linear, moved, strict=True):
+            values[i] = value
+        return jex.jaxpr_as_fun(params["call_jaxpr"])(*values)
+
+    back = jax.linear_transpose(at, *(args[i].aval for i in linear))
+    given = iter(back([*map(ad.instantiate_zeros, cotangents)]))
+    return [next(given) if i in linear else None for i in range(len(args))]
+
+
+def _batch(axis: Any, args: Sequence[Any], dims: Sequence[Any], **params: Any):
+    if all(dim is None for dim in dims):
+        outs = _call.bind(*args, **params)
+        return outs, [None] * len(outs)
+    mapped = jax.vmap(
+        functools.partial(_run, **params),
+        in_axes=tuple(dims),
+        axis_name=axis.name,
+        axis_size=axis.size,
+        spmd_axis_name=axis.spmd_name,
+    )
+    outs = remembering(mapped)(*args)
+    return outs, [0] * len(outs)
+
+
+def _is_zero(tangent: Any) -> bool:
+    return type(tangent) is ad.Zero or tangent.dtype == jax.dtypes.float0
+
+
+def _tangent(out: Any, dot: Any) -> Any:
+    return ad.Zero(jax.typeof(out).to_tangent_aval()) if _is_zero(dot) else dot
+
+
+_call.def_impl(_run)
+_call.def_effectful_abstract_eval(_abstract_eval)
+ad.primitive_jvps[_call] = _jvp
+ad.primitive_transposes[_call] = _transpose
+batching.fancy_primitive_batchers[_call] = _batch
+mlir.register_lowering(_call, mlir.lower_fun(_run, multiple_results=True))

@@ -1,0 +1,203 @@
+"""One training step, and what it is made of."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.tree_util import keystr, tree_leaves_with_path
+
+from jmeta._core.tree import cast_like, is_float, mixing
+from jmeta._core.typing import Key, PyTree
+from jmeta._jaxpr.remembered import remembering
+from jmeta._loop.objective import Inputs
+from jmeta.adjoint._base import Gradient, Objective, Start, Step, missing
+from jmeta.optim._finite.own import guarded_update, wanted
+from jmeta.optim.hyperparams import Assignment, override, restore, stop_gradient
+
+
+class Carry(NamedTuple):
+    """What goes from step to step; `params` are the trained ones."""
+
+    params: PyTree
+    opt_state: PyTree
+    state: PyTree
+
+
+def constant(carry: Carry) -> Carry:
+    """The same without derivative, except for the optimizer's hyperparameters.
+
+    The state has none in any case.
+    """
+    return Carry(
+        jax.lax.stop_gradient(carry.params),
+        stop_gradient(carry.opt_state),
+        carry.state,
+    )
+
+
+class X(NamedTuple):
+    """What differs between steps: the index and slices of what has a steps axis."""
+
+    step: jax.Array
+    batch: PyTree
+    hyperparams: PyTree
+    perturbation: PyTree
+
+
+class Y(NamedTuple):
+    """What a step gives; `params` are those it started from, None without history."""
+
+    loss: jax.Array
+    aux: PyTree
+    params: PyTree
+
+
+class Training(NamedTuple):
+    """The fixed parts of a training step; see `jmeta.inner_loop` for their meaning."""
+
+    tx: optax.GradientTransformation
+    overrides: list[Assignment]
+    grad_callback: Callable[[PyTree], PyTree] | None
+    batch: PyTree
+    key: Key | None
+    history: bool
+
+    def xs(self, steps: int, batches: PyTree, perturbations: PyTree) -> X:
+        """What differs between steps, leading axis `steps`."""
+        return X(
+            step=jnp.arange(steps, dtype=jnp.int32),
+            batch=batches,
+            hyperparams=[assignment.xs for assignment in self.overrides],
+            perturbation=jax.tree.map(lambda d: d[:-1], perturbations),
+        )
+
+    def inputs(self, carry: Carry, x: X) -> Inputs:
+        """What the objective takes at a step beside the parameters."""
+        key = None if self.key is None else jax.random.fold_in(self.key, x.step)
+        batch = self.batch if x.batch is None else x.batch
+        return Inputs(carry.state, batch, key)
+
+    def make_step(
+        self, objective: Objective, gradient: Gradient, start: Start | None = None
+    ) -> Step:
+        """Make the step that trains with this way to take the inner gradient.
+
+        Args:
+            objective: What is minimised.
+            gradient: The inner gradient.
+            start: Where steps look that are not taken, see `jmeta.adjoint._active`;
+                None when all are taken.
+        """
+        train = self._make_training_step(objective, gradient)
+        if start is not None:
+            train = _if_active(train, start)
+
+        def step(carry: Carry, x: X) -> tuple[Carry, Y]:
+            carry = _perturbed(carry, x)
+            new, loss, aux = train(carry, x)
+            return new, Y(loss, aux, carry.params if self.history else None)
+
+        # what a rule of reverse mode calls is seen once the gradient is taken
+        return remembering(step) if objective.foreign_rules else step
+
+    def _make_training_step(self, objective, gradient):
+        tx, update = self.tx, guarded_update(self.tx)
+
+        def train(carry: Carry, x: X) -> tuple[Carry, jax.Array, PyTree]:
+            params, inputs = carry.params, self.inputs(carry, x)
+            (loss, extra), grads = gradient(params, inputs)
+            if self.grad_callback is not None:
+                grads = _same_tree(self.grad_callback(grads), grads)
+
+            def value_fn(params: PyTree) -> jax.Array:
+                return objective.pure(objective.captured, params, inputs)[0]
+
+            extras = wanted(tx, {"value": loss, "grad": grads, "value_fn": value_fn})
+            before = override(carry.opt_state, self.overrides, x.step, x.hyperparams)
+            updates, opt_state = update(grads, before, params, **extras)
+            opt_state = restore(opt_state, carry.opt_state, self.overrides)
+            new = Carry(
+                optax.apply_updates(params, updates),
+                _like_opt_state(opt_state, carry.opt_state),
+                extra.state,
+            )
+            return new, loss, extra.aux
+
+        return train
+
+
+def _if_active(train, start):
+    """The same where its index is below `start.active`; else it does nothing."""
+    carry = _perturbed(start.carry, start.x)
+    elsewhere = jax.lax.stop_gradient((carry, start.x))
+
+    def train_if_active(carry, x):
+        on = x.step < start.active
+        new, *given = train(*_where(on, (carry, x), elsewhere))
+        given = jax.tree.map(jnp.asarray, given)
+        nothing = jax.tree.map(missing, given)
+        return _where(on, new, carry), *_where(on, given, nothing)
+
+    return train_if_active
+
+
+def _perturbed(carry: Carry, x: X) -> Carry:
+    if x.perturbation is None:
+        return carry
+    return carry._replace(params=perturbed(carry.params, x.perturbation))
+
+
+def perturbed(params: PyTree, shifts: PyTree) -> PyTree:
+    """The parameters plus what is like them, in their own precision."""
+
+    def add(param, shift):
+        with mixing(param, shift):
+            return (param + shift).astype(param.dtype)
+
+    return jax.tree.map(add, params, shifts)
+
+
+def _where(on, tree, otherwise):
+    return jax.tree.map(lambda a, b: jnp.where(on, a, b), tree, otherwise)
+
+
+def _same_tree(grads, before):
+    if jax.tree.structure(grads) != jax.tree.structure(before):
+        raise ValueError(
+            "`grad_callback` must give gradients like those it gets; got"
+            f" {jax.tree.structure(grads)} for {jax.tree.structure(before)}."
+        )
+    for (path, grad), like in zip(
+        tree_leaves_with_path(grads), jax.tree.leaves(before), strict=True
+    ):
+        if not is_float(grad):
+            raise ValueError(
+                "`grad_callback` must give gradients that are real floats; leaf"
+                f" {keystr(path)!r} has dtype {jnp.result_type(grad)}."
+            )
+        if jnp.shape(grad) != like.shape:
+            raise ValueError(
+                f"`grad_callback` must keep the shapes of the gradients; leaf"
+                f" {keystr(path)!r} went from {like.shape} to {jnp.shape(grad)}."
+            )
+    return cast_like(grads, before)
+
+
+def _like_opt_state(opt_state, before):
+    """The new optimizer state with the old one's dtypes, for a loop's carry."""
+    if jax.tree.structure(opt_state) != jax.tree.structure(before):
+        raise ValueError(
+            "`tx.update` must keep the structure of its state; it went from"
+            f" {jax.tree.structure(before)} to {jax.tree.structure(opt_state)}."
+        )
+    for (path, new), old in zip(
+        tree_leaves_with_path(opt_state), jax.tree.leaves(before), strict=True
+    ):
+        if jnp.shape(new) != jnp.shape(old):
+            raise ValueError(
+                "`tx.update` must keep the shapes of its state; leaf"
+                f" {keystr(path)!r} went from {jnp.shape(old)} to {jnp.shape(new)}."
+            )
+    return cast_like(opt_state, before)

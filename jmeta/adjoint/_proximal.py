@@ -1,0 +1,38 @@
+"""The term that keeps a loop near its start, for implicit differentiation."""
+
+import jax
+import jax.numpy as jnp
+
+from jmeta._core import validate
+from jmeta._core.typing import PyTree
+from jmeta.adjoint import _check
+
+
+def proximal(params: PyTree, center: PyTree, weight: jax.typing.ArrayLike) -> jax.Array:
+    """Half the weighted squared distance: 0.5 * weight * ||params - center||^2.
+
+    Args:
+        params: A tree of arrays.
+        center: A tree like it.
+        weight: Scalar.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        TypeError: `weight` is no number.
+        ValueError: `center` is another tree, or of other shapes.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(proximal({"w": jnp.array([1.0, 3.0])}, {"w": jnp.zeros(2)}, 0.5))
+        2.5
+
+    References:
+        Rajeswaran et al. (2019), Meta-learning with implicit gradients,
+        arXiv:1909.04630.
+    """
+    validate.number("weight", weight)
+    _check.center(center, params)
+    squares = jax.tree.map(lambda p, c: jnp.sum((p - c) ** 2), params, center)
+    return 0.5 * jnp.asarray(sum(jax.tree.leaves(squares))) * weight

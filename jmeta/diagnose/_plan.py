@@ -1,0 +1,288 @@
+"""What each way to differentiate costs, from the compiler, before anything runs."""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from jmeta._core import validate
+from jmeta._jaxpr.notes import notes
+from jmeta._jaxpr.operations import count_operations
+from jmeta.adjoint import Adjoint, ForwardMode, Unroll
+
+ADJOINTS: tuple[Adjoint, ...] = (
+    Unroll(),
+    Unroll(checkpoint="nested"),
+    Unroll(mixed=False),
+    Unroll(mixed=False, checkpoint="nested"),
+    Unroll(mixed=False, checkpoint=None),
+    ForwardMode(),
+)
+"""The exact ways to differentiate any loop, which `plan` compares by default."""
+
+BYTE = 50
+"""Operations that a machine does while it stores a byte and fetches it again.
+
+About 50 on a CPU core with fresh pages and 25 on a large GPU.
+"""
+
+
+class Candidate(NamedTuple):
+    """What one way to differentiate costs; None where it could not be found out.
+
+    Attributes:
+        adjoint: The candidate.
+        temp_bytes: Temporary memory of the compiled function, beside its arguments and
+            results; the compiler's own figure.
+        operations: Arithmetic operations of one call, loops counted out.
+        compile_seconds: Time to trace, lower and compile.
+        run_seconds: Median time of a call, when measured.
+        reason: Why it cannot be used, empty when it can.
+        notes: What it does otherwise than its settings say, and why.
+    """
+
+    adjoint: Any
+    temp_bytes: int | None = None
+    operations: float | None = None
+    compile_seconds: float | None = None
+    run_seconds: float | None = None
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def work(self) -> float | None:
+        """Operations, with each byte of temporary memory as `BYTE` of them."""
+        if self.operations is None or self.temp_bytes is None:
+            return None
+        return self.operations + BYTE * self.temp_bytes
+
+
+class Plan(NamedTuple):
+    """The candidates, in the order given; print it for a table.
+
+    Attributes:
+        candidates: A row for each adjoint.
+        budget_bytes: The memory that was allowed, None for any.
+    """
+
+    candidates: tuple[Candidate, ...]
+    budget_bytes: float | None
+
+    def fits(self, candidate: Candidate) -> bool:
+        """Whether a candidate compiles and keeps within the budget."""
+        if candidate.temp_bytes is None:
+            return False
+        return self.budget_bytes is None or candidate.temp_bytes <= self.budget_bytes
+
+    @property
+    def best(self) -> Candidate:
+        """The cheapest that fits: least time where measured, else least work.
+
+        A loop that stores everything does the fewest operations and yet is seldom the
+        fastest, so `work` counts bytes too. It says which is cheap, not how many
+        milliseconds; measure for those.
+
+        Raises:
+            ValueError: No candidate fits.
+        """
+        fitting = [c for c in self.candidates if self.fits(c)]
+        if not fitting:
+            raise ValueError(
+                f"No candidate fits `budget_bytes`={self.budget_bytes}:\n{self}"
+            )
+        return min(fitting, key=_cost)
+
+    def __str__(self) -> str:
+        fitting = any(map(self.fits, self.candidates))
+        best = self.best if fitting else None
+        header = ["", "adjoint", "memory", "operations", "compile", "run", ""]
+        rows = [header]
+        for c in self.candidates:
+            over = "" if c.reason or self.fits(c) else "over the budget"
+            note = "; ".join(filter(None, [c.reason, over, *c.notes]))
+            rows.append(
+                [
+                    "*" if c is best else "",
+                    adjoint_name(c.adjoint),
+                    _scaled(c.temp_bytes, "B"),
+                    _scaled(c.operations, ""),
+                    _scaled(c.compile_seconds, "s"),
+                    _scaled(c.run_seconds, "s"),
+                    note,
+                ]
+            )
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join(
+            "  ".join(
+                cell.ljust(width) if i in (0, 1, 6) else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        )
+
+
+def plan(
+    make: Callable[[Any], Callable[..., Any]],
+    *args: Any,
+    budget_bytes: float | None = None,
+    adjoints: Sequence[Adjoint] = ADJOINTS,
+    measure: bool = False,
+) -> Plan:
+    """Compare ways to differentiate a loop before running any.
+
+    Compiles `make(adjoint)` for each adjoint and reads off what it will need. Nothing
+    is run and no array of its size is made, so it answers for a job that is too big
+    for the machine. Only `measure` runs: the candidates that fit, in turns, so that a
+    change of the machine's load meets them all.
+
+    Args:
+        make: `adjoint -> function` to compile, usually a `jax.grad`.
+        *args: What the function is called with; a `jax.ShapeDtypeStruct` will do for
+            an array unless it is measured.
+        budget_bytes: Most temporary memory.
+        adjoints: The candidates. One that raises, when traced or compiled, is a row
+            with the reason.
+        measure: Also run the candidates that fit, to choose by time.
+
+    Returns:
+        A table, with `.best.adjoint` for use in `make`.
+
+    Raises:
+        TypeError: An argument of the wrong kind, or `make(adjoint)` is no function.
+        ValueError: `measure` without arrays to run on, no adjoint, or a budget below 0.
+
+    Example:
+        >>> import jax, jmeta
+        >>> def make(adjoint):
+        ...     def meta_loss(lr):
+        ...         tx, square = jmeta.optim.sgd(lr=lr), lambda w: w**2
+        ...         return jmeta.inner_loop(square, 1.0, tx, 20, adjoint=adjoint).params
+        ...
+        ...     return jax.grad(meta_loss)
+        >>> table = jmeta.plan(make, jax.ShapeDtypeStruct((), "float32"))
+        >>> all(candidate.temp_bytes < 10_000 for candidate in table.candidates)
+        True
+
+    Note:
+        Memory on CPU and on an accelerator differ: plan on the machine's own kind.
+    """
+    adjoints = _check(make, args, budget_bytes, adjoints, measure)
+    if measure and any(
+        isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(args)
+    ):
+        raise ValueError(
+            "`measure=True` runs the candidates, so it needs arrays; got a"
+            " ShapeDtypeStruct. Pass arrays, or leave `measure` out."
+        )
+    compiled = [_compile(make, adjoint, args) for adjoint in adjoints]
+    table = Plan(tuple(row for row, _ in compiled), budget_bytes)
+    if not measure:
+        return table
+    running = {i: run for i, (row, run) in enumerate(compiled) if table.fits(row)}
+    seconds = _measure(running, args)
+    return table._replace(
+        candidates=tuple(
+            row._replace(run_seconds=seconds.get(i))
+            for i, row in enumerate(table.candidates)
+        )
+    )
+
+
+def _check(make, args, budget_bytes, adjoints, measure) -> tuple[Adjoint, ...]:
+    validate.function("make", make, use=_MAKE)
+    validate.takes("make", make, "adjoint")
+    validate.traceable("args", args)
+    if budget_bytes is not None:
+        validate.number("budget_bytes", budget_bytes, low=0.0, use="It is in bytes.")
+    validate.flag("measure", measure)
+    use = "Put a single one in a list: `[Unroll()]`."
+    validate.instance("adjoints", adjoints, Iterable, "a list of adjoints", use=use)
+    adjoints = tuple(adjoints)
+    for adjoint in adjoints:
+        validate.adjoint("adjoints", adjoint)
+    if not adjoints:
+        raise ValueError("`adjoints` must be one adjoint or more; got none.")
+    return adjoints
+
+
+_MAKE = "Pass `lambda adjoint: jax.grad(meta_loss)`, whose loop takes the adjoint."
+
+
+def adjoint_name(adjoint: Any) -> str:
+    """An adjoint as it is written, without the settings that are the default's."""
+    if not dataclasses.is_dataclass(adjoint) or isinstance(adjoint, type):
+        return str(adjoint)
+    settings = [
+        f"{field.name}={getattr(adjoint, field.name)!r}"
+        for field in dataclasses.fields(adjoint)
+        if getattr(adjoint, field.name) != field.default
+    ]
+    return f"{type(adjoint).__name__}({', '.join(settings)})"
+
+
+def _compile(make, adjoint, args):
+    start = time.perf_counter()
+    try:
+        fun = make(adjoint)
+    except Exception as error:  # whatever a candidate raises is its reason
+        return _failed(adjoint, error), None
+    if not callable(fun):
+        raise TypeError(
+            f"`make` must give a function; got {validate.kind(fun)} for"
+            f" {adjoint_name(adjoint)}. {_MAKE}"
+        )
+    try:
+        traced = jax.jit(fun).trace(*args)
+        compiled = traced.lower().compile()
+    except Exception as error:  # likewise
+        return _failed(adjoint, error), None
+    seconds = time.perf_counter() - start
+    memory = compiled.memory_analysis()
+    if memory is None:
+        return Candidate(adjoint, reason="the compiler gives no memory"), None
+    row = Candidate(
+        adjoint,
+        temp_bytes=memory.temp_size_in_bytes,
+        operations=count_operations(traced.jaxpr),
+        compile_seconds=seconds,
+        notes=notes(traced.jaxpr.jaxpr),
+    )
+    return row, compiled
+
+
+def _failed(adjoint, error):
+    text = str(error).strip().split("\n")[0]
+    return Candidate(adjoint, reason=f"{type(error).__name__}: {text}")
+
+
+def _measure(running, args, rounds=5):
+    """The median time of each, from rounds in which every one takes its turn."""
+    times = {i: [] for i in running}
+    for turn in range(rounds + 1):
+        for i, run in running.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run(*args))
+            if turn:  # the first is a warm-up
+                times[i].append(time.perf_counter() - start)
+    return {i: statistics.median(t) for i, t in times.items()}
+
+
+def _cost(candidate):
+    if candidate.run_seconds is not None:
+        return candidate.run_seconds
+    return candidate.work
+
+
+def _scaled(number, unit):
+    """Three digits and a prefix, such as `1.25 MB`."""
+    if number is None:
+        return "-"
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, "")):
+        if number >= factor:
+            return f"{number / factor:.3g} {prefix}{unit}".rstrip()
+    if unit == "s" and number:
+        return f"{number * 1e3:.3g} ms"
+    return f"{number:.3g} {unit}".rstrip()

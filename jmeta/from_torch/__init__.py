@@ -1,8 +1,0 @@
-"""Weights and optimizer states of torch, in the trees that Flax and jmeta use.
-
-torch itself is not needed: pass what `state_dict()` returned, with numpy arrays or with
-CPU tensors in it.
-"""
-
-from jmeta.from_torch.modules import parameters as parameters, state as state
-from jmeta.from_torch.optimizers import optimizer_state as optimizer_state

@@ -1,3 +1,0 @@
-"""A model as a pure apply function and the pytree of its parameters."""
-
-from jmeta.functional.make_functional import make_functional as make_functional

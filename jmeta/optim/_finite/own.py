@@ -1,0 +1,127 @@
+"""Which transforms keep their derivatives finite, and a guard for the others."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import jax
+import jax.extend.core as jex
+import optax
+
+from jmeta._core.typing import PyTree
+from jmeta._jaxpr.notes import noted
+from jmeta.optim._finite.singular import SINGULAR
+from jmeta.optim._finite.visitor import guarded
+
+UNCOVERED = frozenset({"radam", "scale_by_radam"})
+"""Functions of optax whose transforms need `optim.finite` all the same.
+
+Those of the table in `jmeta/optim/README.md`, which is made by trying them.
+"""
+
+_SCOPE = "optax_update"
+_NOTE = (
+    "derivatives of optax's {} are NaN at some steps, whatever the loss: wrap the"
+    " transform in `jmeta.optim.finite`"
+)
+
+Tx = TypeVar("Tx", bound=optax.GradientTransformation)
+
+
+def own(tx: Tx) -> Tx:
+    """Mark a transform of jmeta: it is written so that its derivatives are finite."""
+    tx.update.is_own = True  # type: ignore[attr-defined] # functions have attributes
+    return tx
+
+
+def is_own(tx: optax.GradientTransformation) -> bool:
+    """Whether a transform is marked; optax's combinations of marked ones are not."""
+    return getattr(tx.update, "is_own", False)
+
+
+def guarded_update(tx: optax.GradientTransformation) -> Callable[..., Any]:
+    """The transform's `update`; of one that is not jmeta's, with finite slopes.
+
+    Operations of it at a point where their slope is infinite, such as the root of a
+    second moment of 0, are constants there for derivatives of every order and in both
+    modes. Values stay what they are. Unlike `optim.finite` this looks at operands
+    alone, not at slopes, and at no products, which is cheap.
+
+    Args:
+        tx: Any transform.
+
+    Returns:
+        `update(updates, state, params, **extra_args)`; of a marked transform, its own.
+
+    Example:
+        >>> tx, params = optax.clip_by_global_norm(1.0), jax.numpy.ones(2)
+        >>> def clipped(grads, update):
+        ...     return update(grads, tx.init(params), params)[0].sum()
+        >>> zero = jax.numpy.zeros(2)
+        >>> jax.grad(clipped)(zero, tx.update).tolist()
+        [nan, nan]
+        >>> jax.grad(clipped)(zero, guarded_update(tx)).tolist()
+        [1.0, 1.0]
+    """
+    if is_own(tx):
+        return tx.update
+
+    def update(updates: PyTree, state: Any, params: PyTree, **extra_args: Any) -> Any:
+        def step(updates, state, params):
+            return tx.update(updates, state, params, **extra_args)
+
+        with jax.named_scope(_SCOPE):
+            return guarded(step, SINGULAR)(updates, state, params)
+
+    missed = UNCOVERED.intersection(_factories(tx.update))
+    return noted(update, _NOTE.format(", ".join(sorted(missed)))) if missed else update
+
+
+def wanted(
+    tx: optax.GradientTransformation, extras: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """The extra arguments that the transform's `update` takes by name."""
+    if not isinstance(tx, optax.GradientTransformationExtraArgs):
+        return {}
+    parameters = inspect.signature(tx.update).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return extras
+    return {p.name: extras[p.name] for p in parameters if p.name in extras}
+
+
+def in_update(eqn: jex.JaxprEqn) -> bool:
+    """Whether an equation comes from the update of a transform that is not jmeta's.
+
+    In an `inner_loop` it has a name scope, in a loop of the user's own it stands in a
+    function of optax.
+    """
+    if _SCOPE in str(eqn.source_info.name_stack):
+        return True
+    traceback = eqn.source_info.traceback
+    return any(
+        "/optax/" in frame.file_name and frame.function_name.endswith("update_fn")
+        for frame in (traceback.frames if traceback else ())
+    )
+
+
+def _factories(update: Any, seen: set[int] | None = None) -> Iterator[str]:
+    """The names of the functions that made an update and the updates in it."""
+    seen = set() if seen is None else seen
+    if id(update) in seen:
+        return
+    seen.add(id(update))
+    inner: Any = ()
+    if inspect.ismethod(update):
+        inner = [update.__func__, *vars(update.__self__).values()]
+    elif inspect.isfunction(update):
+        yield update.__qualname__.split(".")[0]
+        inner = inspect.getclosurevars(update).nonlocals.values()
+    elif isinstance(update, functools.partial):
+        inner = [update.func, *update.args, *update.keywords.values()]
+    elif isinstance(update, Mapping):
+        inner = update.values()
+    elif isinstance(update, tuple | list):
+        inner = update
+    for part in inner:
+        yield from _factories(part, seen)

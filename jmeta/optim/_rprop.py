@@ -1,0 +1,116 @@
+"""Resilient backpropagation."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jmeta._core.settings import Pair, Setting, check_settings, is_plain, pair
+from jmeta._core.typing import PyTree
+from jmeta.optim._base import per_leaf
+
+
+class RpropState(NamedTuple):
+    """State of `rprop`, under torch's names.
+
+    Attributes:
+        step: Updates so far, an int32 scalar.
+        prev: The last gradient, 0 where it was refused, like the parameters.
+        step_size: Step size of each entry, like the parameters.
+        hyperparams: The next update's `lr, etas, step_sizes`.
+    """
+
+    step: jax.Array
+    prev: PyTree
+    step_size: PyTree
+    hyperparams: dict[str, Setting]
+
+
+def rprop(
+    lr: Setting = 1e-2,
+    etas: Pair = (0.5, 1.2),
+    step_sizes: Pair = (1e-6, 50.0),
+    *,
+    maximize: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Rprop with torch's semantics, differentiable in every setting.
+
+        agree     <- sign(grad * prev)
+        factor    <- etas[1] if agree > 0, etas[0] if agree < 0, 1 otherwise
+        step_size <- clamp(step_size * factor, step_sizes[0], step_sizes[1])
+        grad      <- 0 if agree < 0 else grad
+        param     <- param - step_size * sign(grad)
+        prev      <- grad
+
+    Args:
+        lr: Step size of every entry in the first update; a number, a scalar array, a
+            schedule `step -> value` or a `PerLeaf`. The other numeric settings
+            likewise.
+        etas: Factors at a change of sign, below 1, and without one, above 1, a tuple or
+            a list of two.
+        step_sizes: Smallest and largest step size, likewise.
+        maximize: Ascend.
+
+    Returns:
+        A transform whose state lists the numeric settings under `hyperparams`.
+
+    Raises:
+        TypeError: A setting that is none, a flag that is no bool.
+        ValueError: A number outside torch's range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> tx = rprop(lr=0.5, etas=(0.5, 2.0))
+        >>> params = jnp.array([1.0, 2.0])
+        >>> state = tx.init(params)
+        >>> _, state = tx.update(jnp.array([3.0, 1.0]), state, params)
+        >>> updates, _ = tx.update(jnp.array([1.0, -1.0]), state, params)
+        >>> updates.tolist()
+        [-1.0, -0.0]
+
+    Note:
+        Only the sign of a gradient is used, so no derivative passes through it: an
+        initial parameter reaches the result by itself alone. `optax.rprop` returns
+        each step one update late.
+
+    References:
+        Riedmiller and Braun (1993), A direct adaptive method for faster
+        backpropagation learning: the RPROP algorithm, IEEE ICNN.
+    """
+    settings = {
+        "lr": lr,
+        "etas": pair("etas", etas),
+        "step_sizes": pair("step_sizes", step_sizes),
+    }
+    inf = float("inf")
+    check_settings(
+        settings, {"maximize": maximize}, ("etas", "step_sizes"), lr=(0, inf)
+    )
+    if all(map(is_plain, etas)):
+        if not 0 < etas[0] < 1 < etas[1]:
+            raise ValueError(f"`etas` must be 0 < etas[0] < 1 < etas[1]; got {etas}.")
+
+    # torch/optim/rprop.py, _single_tensor_rprop
+    def rule(hp, step, grad, param, prev, step_size):
+        del param
+        etaminus, etaplus = hp["etas"]
+        smallest, largest = hp["step_sizes"]
+        grad = -grad if maximize else grad
+        agree = jnp.sign(grad * prev)
+        factor = jnp.where(agree > 0, etaplus, jnp.where(agree < 0, etaminus, 1.0))
+        # torch sets step_size when the first update comes
+        step_size = jnp.where(step == 1, hp["lr"], step_size) * factor
+        # not jnp.clip: its derivative at a bound is 1/2
+        step_size = jnp.where(step_size < smallest, smallest, step_size)
+        step_size = jnp.where(step_size > largest, largest, step_size)
+        grad = jnp.where(agree < 0, 0.0, grad)
+        return -jnp.sign(grad) * step_size, {"prev": grad, "step_size": step_size}
+
+    slots = {
+        "prev": lambda hp, param: jnp.zeros_like(param),
+        "step_size": lambda hp, param: jnp.broadcast_to(
+            hp["lr"].astype(param.dtype), param.shape
+        ),
+    }
+    return per_leaf(RpropState, slots, rule, settings)
