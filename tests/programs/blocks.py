@@ -125,7 +125,7 @@ SURROGATE = (
     ("(x > 0).astype(x.dtype)", "1 / (1 + x * x)"),
     ("x", "1 / (1 + jnp.sum(x * x))"),
     ("jnp.round(x)", "jnp.exp(-x * x)"),
-    ("jnp.sin(x)", "1 + 0.2 * jnp.tanh(x)"),
+    ("jnp.sin(x)", "(1 + 0.2 * jnp.tanh(x))"),
 )
 
 RULES = {

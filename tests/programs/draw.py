@@ -161,6 +161,7 @@ def _settle(c: Choices, rng: random.Random) -> None:
             c.optimizer = rng.choice(("sgd", "adam", "adamw", "nesterov"))
         if c.adjoint == "fixed_point":  # a clipped step moves by a constant
             c.callback = CALLBACKS[0]
+            c.optimizer = "nesterov" if c.optimizer == "chain" else c.optimizer
         if c.adjoint == "fixed_point" and c.rate in ("per_step", "constructor"):
             c.rate = rng.choice(("number", "per_leaf", "callable"))
     if c.adjoint == "forward" and c.optimizer == "multi_steps":
