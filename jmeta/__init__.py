@@ -11,7 +11,7 @@ from jmeta import (
     plot as plot,
     schedules as schedules,
 )
-from jmeta._core.settings import PerLeaf as PerLeaf
+from jmeta._core.settings import PerLeaf as PerLeaf, PerStep as PerStep
 from jmeta._loop.inner_loop import Run as Run, inner_loop as inner_loop
 from jmeta.adjoint import (
     FixedPoint as FixedPoint,
@@ -61,7 +61,6 @@ from jmeta.models import (
     make_functional as make_functional,
     swap_params as swap_params,
 )
-from jmeta.optim._per_step import PerStep as PerStep
 from jmeta.tasks import (
     Task as Task,
     task_map as task_map,

@@ -50,6 +50,27 @@ class PerLeaf:
     tree: PyTree
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PerStep:
+    """A setting with a value for each step, along the leading axis of every leaf.
+
+    A plain array of rank 1 says the same for a single number; this is for `PerLeaf`
+    trees whose leaves have a leading steps axis.
+
+    Attributes:
+        value: An array, or a `PerLeaf` of arrays, with leading axis `steps`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> rates = PerStep(PerLeaf({"body": jnp.ones(5), "head": jnp.zeros(5)}))
+        >>> rates.value.tree["body"].shape
+        (5,)
+    """
+
+    value: Any
+
+
 class Overridden(NamedTuple):
     """A setting replaced from outside for one update; the transform's own comes back.
 

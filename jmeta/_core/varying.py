@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 
+from jmeta._compat import varying_axes_of
 from jmeta._core.typing import PyTree
 
 
@@ -33,12 +34,10 @@ def vary(tree: PyTree, axes: frozenset[Any]) -> PyTree:
     return jax.tree.map(cast, tree) if axes else tree
 
 
-def _axes(x: jax.Array) -> frozenset[Any]:
-    return axes_of(jax.typeof(x))
-
-
 def axes_of(aval: Any) -> frozenset[Any]:
     """The manual axes that an array of this abstract value differs over."""
-    if hasattr(aval, "manual_axis_type"):  # where jax 0.10 moved `vma` to
-        return frozenset(aval.manual_axis_type.varying)
-    return frozenset(getattr(aval, "vma", ()))
+    return varying_axes_of(aval)
+
+
+def _axes(x: jax.Array) -> frozenset[Any]:
+    return axes_of(jax.typeof(x))

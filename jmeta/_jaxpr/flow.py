@@ -5,10 +5,10 @@ from typing import Any
 
 import jax
 import jax.extend.core as jex
-import jax.numpy as jnp
 
-from jmeta._jaxpr.hoist import called, evaluate
-from jmeta._jaxpr.primitives import scan_counts
+from jmeta._compat import opened, scan_counts
+from jmeta._core.tree import is_inexact
+from jmeta._jaxpr.interpret import AnyJaxpr, apply, called, evaluate
 from jmeta._jaxpr.rules import origin
 
 Indices = frozenset[Any]
@@ -58,9 +58,7 @@ def drop(reason: str, eqn: jex.JaxprEqn | None, indices: Indices) -> Indices:
     return frozenset()
 
 
-def flow(
-    jaxpr: jex.Jaxpr | jex.ClosedJaxpr, inputs: Sequence[Indices], cut: Cut = drop
-) -> list[Indices]:
+def flow(jaxpr: AnyJaxpr, inputs: Sequence[Indices], cut: Cut = drop) -> list[Indices]:
     """Follow sets of indices from a jaxpr's inputs to its outputs."""
     return _Flow(cut, 0).through(jaxpr, inputs)
 
@@ -72,24 +70,21 @@ class _Flow:
         self.cut, self.depth = cut, depth
         self.rules: dict[int, tuple[list[Indices], list[Indices]]] = {}
 
-    def through(self, jaxpr, inputs: Sequence[Indices]) -> list[Indices]:
-        if isinstance(jaxpr, jex.ClosedJaxpr):
-            jaxpr = jaxpr.jaxpr
-        known = {}
+    def through(self, jaxpr: AnyJaxpr, inputs: Sequence[Indices]) -> list[Indices]:
+        def visit(eqn, inputs):
+            outputs = self.equation(eqn, inputs)
+            return self.floats(eqn.outvars, outputs, eqn)
 
-        def write(variables, indices, eqn=None):
-            for v, i in zip(variables, indices, strict=True):
-                known[v] = i if _is_float(v) else self.cut("integer", eqn, i)
+        inner, _ = opened(jaxpr)
+        inputs = self.floats(inner.invars, inputs)
+        return evaluate(jaxpr, visit, inputs, lambda constant: frozenset())
 
-        def read(atom):
-            if isinstance(atom, jex.Literal):
-                return frozenset()
-            return known.get(atom, frozenset())
-
-        write(jaxpr.invars, inputs)
-        for eqn in jaxpr.eqns:
-            write(eqn.outvars, self.equation(eqn, [read(v) for v in eqn.invars]), eqn)
-        return [read(atom) for atom in jaxpr.outvars]
+    def floats(self, variables, indices, eqn=None) -> list[Indices]:
+        """The indices, cut where a variable is an integer."""
+        return [
+            i if is_inexact(v.aval) else self.cut("integer", eqn, i)
+            for v, i in zip(variables, indices, strict=True)
+        ]
 
     def equation(self, eqn: jex.JaxprEqn, inputs: list[Indices]) -> list[Indices]:
         params = eqn.params
@@ -157,8 +152,8 @@ def _reached(eqn: jex.JaxprEqn, depth: int) -> list[Indices]:
     The rule is traced, in reverse or else in forward mode. One that cannot be traced by
     itself counts as reaching every input.
     """
-    floats = [i for i, v in enumerate(eqn.invars) if _is_float(v)]
-    outputs = [k for k, v in enumerate(eqn.outvars) if _is_float(v)]
+    floats = [i for i, v in enumerate(eqn.invars) if is_inexact(v.aval)]
+    outputs = [k for k, v in enumerate(eqn.outvars) if is_inexact(v.aval)]
     values = [_struct(v) for v in eqn.invars]
     tangents = [values[i] for i in floats]
     cotangents = [_struct(eqn.outvars[k]) for k in outputs]
@@ -168,7 +163,7 @@ def _reached(eqn: jex.JaxprEqn, depth: int) -> list[Indices]:
             full = list(values)
             for i, value in zip(floats, moving, strict=True):
                 full[i] = value
-            outs = evaluate(eqn, full)
+            outs = apply(eqn, full)
             return [outs[k] for k in outputs]
 
         return run, [values[i] for i in floats]
@@ -200,10 +195,6 @@ def _reached(eqn: jex.JaxprEqn, depth: int) -> list[Indices]:
     for k, indices in zip(outputs, found, strict=True):
         reached[k] = frozenset(floats[j] for j in indices)
     return reached
-
-
-def _is_float(atom):
-    return jnp.issubdtype(atom.aval.dtype, jnp.inexact)
 
 
 def _struct(atom):

@@ -1,7 +1,6 @@
-"""Functions as data: what a function captures, what its equations call and give."""
+"""What a function captures, as arguments of it."""
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -51,47 +50,3 @@ def hoist(fun: Callable[..., Any], *args: Any) -> Hoisted:
         return out_tree.unflatten(flat)
 
     return Hoisted(pure, list(closed.consts), closed)
-
-
-def called(eqn: jex.JaxprEqn) -> jex.Jaxpr | jex.ClosedJaxpr | None:
-    """The jaxpr that an equation runs once on its inputs, if it is such a call."""
-    match eqn.primitive.name:
-        case "jit" | "pjit" | "checkpoint" | "remat2":
-            return eqn.params["jaxpr"]
-        case (
-            "closed_call"
-            | "eval_jaxpr"
-            | "custom_jvp_call"
-            | "custom_vjp_call"
-            | "remembered_call"
-        ):
-            return eqn.params["call_jaxpr"]
-        case "custom_vmap_call":
-            return eqn.params["call"]
-    return None
-
-
-def evaluate(eqn: jex.JaxprEqn, values: Sequence[Any]) -> list[Any]:
-    """What an equation gives for these inputs."""
-    inputs = {
-        atom: value
-        for atom, value in zip(eqn.invars, values, strict=True)
-        if not isinstance(atom, jex.Literal)
-    }
-    single = _empty_jaxpr().replace(
-        invars=list(inputs), outvars=eqn.outvars, eqns=[eqn], effects=eqn.effects
-    )
-    return jax.core.eval_jaxpr(single, (), *inputs.values())
-
-
-def bind(primitive: jex.Primitive, params: Mapping[str, Any], *args: Any) -> Any:
-    """Apply a primitive, with the parameters that it has in an equation."""
-    bound = primitive.get_bind_params(dict(params))
-    # jax before 0.10 gives functions beside the parameters, later ones among them
-    functions, params = bound if isinstance(bound, tuple) else ((), bound)
-    return primitive.bind(*functions, *args, **params)
-
-
-@functools.cache
-def _empty_jaxpr() -> jex.Jaxpr:
-    return jax.make_jaxpr(lambda: ())().jaxpr

@@ -6,8 +6,8 @@ from typing import Any
 
 import jax.extend.core as jex
 
-from jmeta._jaxpr.hoist import called
-from jmeta._jaxpr.primitives import scan_counts
+from jmeta._compat import opened, scan_counts
+from jmeta._jaxpr.interpret import called
 
 
 def count_operations(closed: jex.ClosedJaxpr) -> float:
@@ -31,7 +31,7 @@ def count_operations(closed: jex.ClosedJaxpr) -> float:
 
 def _count(jaxpr, wanted: Sequence[bool]) -> tuple[float, list[bool]]:
     """Operations for the wanted outputs, and which inputs these need."""
-    jaxpr = jaxpr.jaxpr if isinstance(jaxpr, jex.ClosedJaxpr) else jaxpr
+    jaxpr, _ = opened(jaxpr)
     needed, total = set(), 0.0
 
     def need(atoms, flags):

@@ -7,8 +7,10 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 
-from jmeta._jaxpr.hoist import called, evaluate
-from jmeta._jaxpr.primitives import place, scan_counts
+from jmeta._compat import scan_counts
+from jmeta._core.tree import is_inexact
+from jmeta._jaxpr.interpret import AnyJaxpr, apply, called, evaluate
+from jmeta._jaxpr.primitives import place
 
 
 class Origin(NamedTuple):
@@ -52,53 +54,46 @@ def find_origin(
         ((2,), 'sqrt')
     """
     for is_bad in (_has_nan, _has_infinity):
-        values = _Values(closed.jaxpr, closed.consts, args)
-        atom = closed.jaxpr.outvars[output]
-        if is_bad(values.read(atom)):
-            return _search(values, atom, is_bad)
+        value = _run(closed, args)[output]
+        if is_bad(value.array):
+            return _search(value, is_bad)
     return None
 
 
+class _Value(NamedTuple):
+    """A value with its history: the equation that gave it, as which output, of what."""
+
+    array: Any
+    maker: jex.JaxprEqn | None = None
+    output: int = 0
+    inputs: Sequence["_Value"] = ()
+
+
+def _run(jaxpr: AnyJaxpr, args: Sequence[Any]) -> list[_Value]:
+    def visit(eqn, inputs):
+        outputs = apply(eqn, [value.array for value in inputs])
+        return [_Value(x, eqn, k, inputs) for k, x in enumerate(outputs)]
+
+    return evaluate(jaxpr, visit, [*map(_Value, args)], _Value)
+
+
 def _has_nan(x: Any) -> bool:
-    return _is_float(x) and bool(jnp.isnan(x).any())
+    return is_inexact(x) and bool(jnp.isnan(x).any())
 
 
 def _has_infinity(x: Any) -> bool:
-    return _is_float(x) and bool(jnp.isinf(x).any())
+    return is_inexact(x) and bool(jnp.isinf(x).any())
 
 
-def _is_float(x):
-    return jnp.issubdtype(jnp.result_type(x), jnp.inexact)
-
-
-class _Values:
-    """Every value of a jaxpr, by variable, and the equation that made it."""
-
-    def __init__(self, jaxpr: jex.Jaxpr, consts: Sequence[Any], args: Sequence[Any]):
-        self.of = dict(zip(jaxpr.constvars, consts, strict=True))
-        self.of.update(zip(jaxpr.invars, args, strict=True))
-        self.makers = {}
-        for eqn in jaxpr.eqns:
-            outs = evaluate(eqn, [self.read(v) for v in eqn.invars])
-            for k, (v, out) in enumerate(zip(eqn.outvars, outs, strict=True)):
-                self.of[v], self.makers[v] = out, (eqn, k)
-
-    def read(self, atom: Any) -> Any:
-        return atom.val if isinstance(atom, jex.Literal) else self.of[atom]
-
-
-def _search(values: _Values, atom: Any, is_bad: Callable[[Any], bool]):
-    while atom in values.makers:
-        eqn, output = values.makers[atom]
-        bad = [v for v in eqn.invars if is_bad(values.read(v))]
+def _search(value: _Value, is_bad: Callable[[Any], bool]) -> Origin | None:
+    while (eqn := value.maker) is not None:
+        bad = [before for before in value.inputs if is_bad(before.array)]
         if not bad:
-            inputs = [values.read(v) for v in eqn.invars]
-            return _inside(eqn, inputs, output, is_bad) or Origin(
+            inputs = [before.array for before in value.inputs]
+            return _inside(eqn, inputs, value.output, is_bad) or Origin(
                 (), eqn.primitive.name, place(eqn), eqn
             )
-        atom = bad[0]
-        if isinstance(atom, jex.Literal):
-            break
+        value = bad[0]
     return None
 
 
@@ -115,11 +110,7 @@ def _inside(eqn, inputs, output, is_bad) -> Origin | None:
 
 
 def _in_jaxpr(jaxpr, inputs, output, is_bad):
-    consts = []
-    if isinstance(jaxpr, jex.ClosedJaxpr):
-        jaxpr, consts = jaxpr.jaxpr, jaxpr.consts
-    values = _Values(jaxpr, consts, inputs)
-    return _search(values, jaxpr.outvars[output], is_bad)
+    return _search(_run(jaxpr, inputs)[output], is_bad)
 
 
 def _in_scan(eqn, inputs, output, is_bad):

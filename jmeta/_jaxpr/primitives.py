@@ -7,15 +7,6 @@ from typing import Any
 import jax.extend.core as jex
 
 
-def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
-    """How many constants and carried values a scan has, from its parameters."""
-    if "num_consts" in params:
-        return params["num_consts"], params["num_carry"]
-    # since jax 0.11 the inputs stand in a tree of constants, carry and slices
-    consts, carry, _ = params["ft_in"].unpack()
-    return len(consts), len(carry)
-
-
 def inner_jaxprs(parameter: Any) -> Iterator[jex.Jaxpr]:
     """The jaxprs in a parameter of an equation, or in all of them, open."""
     if isinstance(parameter, jex.ClosedJaxpr):
@@ -42,10 +33,10 @@ def place(eqn: jex.JaxprEqn) -> str:
         if "site-packages" in path.parts:
             continue
         function = frame.function_name.rpartition(".")[2]
-        line = f"{path.name}:{frame.line_num} in {function}"
+        line = f"{frame.line_num} in {function}"
         if _PACKAGE not in path.parents:
-            return line
-        own = own or f"jmeta/{line}"
+            return f"{path.name}:{line}"
+        own = own or f"{path.relative_to(_PACKAGE.parent).as_posix()}:{line}"
     return own
 
 

@@ -24,11 +24,8 @@ import jax.extend.core as jex
 from jax.extend.core import primitives
 from jax.interpreters import ad, batching, mlir
 
-from jmeta._jaxpr.hoist import bind
+from jmeta._compat import INLINED_CALLS, JITS, REMATS, SCAN_FORGETS_RULES, bind
 from jmeta._jaxpr.rules import origin
-
-FORGETS = jax.__version_info__ < (0, 12)
-"""Whether this JAX's scan forgets rules."""
 
 
 def remembering(fun: Callable[..., Any]) -> Callable[..., Any]:
@@ -46,7 +43,7 @@ def remembering(fun: Callable[..., Any]) -> Callable[..., Any]:
         >>> float(jax.grad(jax.grad(remembering(loop)))(1.0))  # of f(f(x)) * f(x)
         18.0
     """
-    if not FORGETS:
+    if not SCAN_FORGETS_RULES:
         return fun
 
     def run(*args: Any) -> Any:
@@ -116,8 +113,7 @@ class _Forward:
 
 # a kernel's body, such as Pallas', knows no primitives but its own
 _ENTERED = frozenset(
-    "jit pjit closed_call eval_jaxpr core_call checkpoint remat2 scan while cond"
-    " shard_map".split()
+    {"core_call", "scan", "while", "cond", "shard_map"} | JITS | INLINED_CALLS | REMATS
 )
 
 _call = jex.Primitive("remembered_call")

@@ -30,9 +30,9 @@ from jmeta._core.typing import PyTree
 from jmeta._core.varying import varying_axes
 from jmeta._jaxpr.hoist import hoist
 from jmeta._jaxpr.primitives import has_primitive
+from jmeta._jaxpr.selecting import selecting
 from jmeta.adjoint._base import Gradient, Loop, Start, Step, first
 from jmeta.adjoint._symbolic import differentiated, materialised
-from jmeta.optim._finite.visitor import selecting
 
 Scan = Callable[[Step, Any, PyTree], tuple[Any, PyTree]]
 """`(step, carry, xs) -> (carry, ys)`."""

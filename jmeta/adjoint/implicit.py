@@ -15,12 +15,12 @@ from jmeta._core.derivative_rules import approximation
 from jmeta._core.typing import PyTree
 from jmeta._core.varying import vary, varying_axes
 from jmeta._jaxpr.hoist import hoist
+from jmeta._jaxpr.selecting import selecting
 from jmeta.adjoint import _active, _check
 from jmeta.adjoint._base import Loop, Outcome, first, missing, scan
 from jmeta.adjoint._gradient import reverse_gradient
 from jmeta.adjoint._symbolic import differentiated
 from jmeta.adjoint.solvers import CG, GMRES, Neumann, NormalCG
-from jmeta.optim._finite.visitor import selecting
 
 Condition = Callable[[PyTree], PyTree]
 """`params -> residual`, a tree like the parameters, which is 0 at the solution."""

@@ -10,7 +10,7 @@ import optax
 from jax.typing import ArrayLike
 
 from jmeta._core import validate
-from jmeta._core.settings import PerLeaf
+from jmeta._core.settings import PerLeaf, PerStep
 from jmeta._core.tree import strong
 from jmeta._core.typing import Key, PyTree
 from jmeta._loop.inner_loop import inner_loop
@@ -22,7 +22,6 @@ from jmeta.algorithms._base import (
     check_task,
     learner,
 )
-from jmeta.optim._per_step import PerStep
 from jmeta.tasks import Task
 
 

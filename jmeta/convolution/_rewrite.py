@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.core
 import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +12,7 @@ from flax import linen
 from jax.extend.core import primitives
 
 from jmeta._core import validate
+from jmeta._jaxpr.interpret import AnyJaxpr, apply, enter, entered, evaluate
 from jmeta.convolution import _sums
 from jmeta.convolution._choice import by_shape
 from jmeta.convolution._pooling import max_pool, sum_pool
@@ -108,100 +108,38 @@ def matmul_convs(
             return [x for x in out if _is_array(x)]
 
         closed = jax.make_jaxpr(flat)(*arrays)
-        it = iter(_evaluate(closed.jaxpr, closed.consts, arrays, rules))
+        it = iter(_evaluate(closed, arrays, rules))
         fixed, out_tree = outputs
         return out_tree.unflatten([next(it) if x is None else x for x in fixed])
 
     return rewritten
 
 
-def _evaluate(
-    jaxpr: jex.Jaxpr, consts: Sequence[Any], args: Sequence[Any], rules: Rules
-) -> list[Any]:
+def _evaluate(jaxpr: AnyJaxpr, args: Sequence[Any], rules: Rules) -> list[Any]:
     """Run a jaxpr, with `rules` in place of some primitives."""
-    known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
 
-    def read(atom):
-        return atom.val if isinstance(atom, jex.Literal) else known[atom]
-
-    for eqn in jaxpr.eqns:
+    def visit(eqn, values):
         rule = rules.get(eqn.primitive)
         if rule and 0 not in getattr(eqn.outvars[0].aval, "shape", ()):
-            out = rule(*map(read, eqn.invars), **eqn.params)
+            out = rule(*values, **eqn.params)
             if out is not None:
-                known[eqn.outvars[0]] = out
-                continue
-        entered, made = _enter(eqn, rules)
-        names = [atom for atom in eqn.invars if not isinstance(atom, jex.Literal)]
-        one = jaxpr.replace(
-            constvars=[],
-            invars=[*made, *names],
-            outvars=eqn.outvars,
-            eqns=[entered],
-            effects=eqn.effects,
-        )
-        outs = jax.core.eval_jaxpr(one, (), *made.values(), *map(read, names))
-        known.update(zip(eqn.outvars, outs, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+                return [out]
+        outs = None
+        if _has_target(eqn, rules):
+            outs = enter(eqn, values, lambda inner, xs: _evaluate(inner, xs, rules))
+        return apply(eqn, values) if outs is None else outs
 
-
-def _enter(eqn: jex.JaxprEqn, rules: Rules) -> tuple[jex.JaxprEqn, dict[Any, Any]]:
-    """The same equation; a wrapper around a target with the rewritten jaxpr.
-
-    Also the values that the rewriting made and the equation takes as further inputs, by
-    their variables.
-    """
-    if eqn.primitive not in _WRAPPERS or not _has_target(eqn, rules):
-        return eqn, {}
-    key = _WRAPPERS[eqn.primitive]
-    rewritten = _rewrite(eqn.params[key], rules)
-    if eqn.primitive is not primitives.remat_p:
-        return eqn.replace(params={**eqn.params, key: rewritten}), {}
-    # a remat's jaxpr has no room for constants: they go in as its first inputs
-    jaxpr = rewritten.jaxpr
-    made = dict(zip(jaxpr.constvars, rewritten.consts, strict=True))
-    params = {**eqn.params, key: _with_inputs(rewritten) if made else jaxpr}
-    if isinstance(params["prevent_cse"], tuple):
-        params["prevent_cse"] = (False,) * len(made) + params["prevent_cse"]
-    return eqn.replace(invars=[*made, *eqn.invars], params=params), made
-
-
-def _with_inputs(closed: jex.ClosedJaxpr) -> jex.Jaxpr:
-    """The jaxpr with its constants as its first inputs."""
-
-    def run(consts, *args):
-        return jax.core.eval_jaxpr(closed.jaxpr, consts, *args)
-
-    return jax.make_jaxpr(run)(closed.consts, *closed.in_avals).jaxpr
-
-
-_WRAPPERS = {
-    primitives.jit_p: "jaxpr",
-    primitives.remat_p: "jaxpr",
-    primitives.scan_p: "jaxpr",
-    primitives.cond_p: "branches",
-}
+    return evaluate(jaxpr, visit, args)
 
 
 def _has_target(eqn: jex.JaxprEqn, rules: Rules) -> bool:
-    if eqn.primitive not in _WRAPPERS:
-        return eqn.primitive in rules and not _sums.leaves_alone(eqn)
-    inner = eqn.params[_WRAPPERS[eqn.primitive]]
-    jaxprs = inner if isinstance(inner, tuple) else (inner,)
-    return any(_has_target(inside, rules) for j in jaxprs for inside in j.eqns)
-
-
-def _rewrite(jaxpr: Any, rules: Rules) -> Any:
-    """The same jaxpr or tuple of them, closed, with `rules` applied."""
-    if isinstance(jaxpr, tuple):
-        return tuple(_rewrite(branch, rules) for branch in jaxpr)
-    if not isinstance(jaxpr, jex.ClosedJaxpr):
-        jaxpr = jex.ClosedJaxpr(jaxpr, ())
-
-    def run(*args):
-        return _evaluate(jaxpr.jaxpr, jaxpr.consts, args, rules)
-
-    return jax.make_jaxpr(run)(*jaxpr.in_avals)
+    """Whether there is something to replace in the jaxprs of an equation."""
+    return any(
+        (inside.primitive in rules and not _sums.leaves_alone(inside))
+        or _has_target(inside, rules)
+        for jaxpr in entered(eqn)
+        for inside in jaxpr.eqns
+    )
 
 
 def _convolve(

@@ -11,11 +11,11 @@ from jax.tree_util import keystr, tree_leaves_with_path
 
 from jmeta._core import validate
 from jmeta._core.tree import is_float, widest
+from jmeta._jaxpr.notes import in_update
 from jmeta._jaxpr.origin import Origin, find_origin
 from jmeta.adjoint import Adjoint, Unroll
 from jmeta.diagnose._differences import Estimate, directional_derivative
 from jmeta.diagnose._explain import Cut, explain
-from jmeta.optim._finite.own import in_update
 
 PLAIN = Unroll(mixed=False, checkpoint=None)
 """What JAX does by itself, through which every mode of differentiation goes."""

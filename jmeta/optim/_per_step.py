@@ -1,6 +1,5 @@
 """What a user may write for a hyperparameter, as one value for each step."""
 
-import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -9,30 +8,15 @@ import jax
 import jax.numpy as jnp
 
 from jmeta._core import validate
-from jmeta._core.settings import PerLeaf, Setting, as_hyperparam, step_in_precision
+from jmeta._core.settings import (
+    PerLeaf,
+    PerStep,
+    Setting,
+    as_hyperparam,
+    step_in_precision,
+)
 from jmeta._core.tree import widest
 from jmeta._core.typing import PyTree
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class PerStep:
-    """A setting with a value for each step, along the leading axis of every leaf.
-
-    A plain array of rank 1 says the same for a single number; this is for `PerLeaf`
-    trees whose leaves have a leading steps axis.
-
-    Attributes:
-        value: An array, or a `PerLeaf` of arrays, with leading axis `steps`.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> rates = PerStep(PerLeaf({"body": jnp.ones(5), "head": jnp.zeros(5)}))
-        >>> rates.value.tree["body"].shape
-        (5,)
-    """
-
-    value: Any
 
 
 def per_step(

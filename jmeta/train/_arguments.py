@@ -4,7 +4,6 @@ from typing import Any
 
 from jmeta._core import validate
 from jmeta._core.keys import check_call, key_parameter
-from jmeta._loop import checks
 
 _SAMPLE = "Pass a function `key -> tasks`, as `jmeta.data.batch` makes it."
 _TASK_LOSS = "Pass one of `(meta_params, task)`, as `jmeta.algorithms` make it."
@@ -38,7 +37,7 @@ def check(
     validate.floats("meta_params", meta_params, use=use)
     validate.transform("tx", tx)
     _check_sampler("sample", sample)
-    checks.steps(steps)
+    validate.count("steps", steps)
     validate.key("key", key)
     for name, count in counts.items():
         validate.count(name, count, minimum=1, use="It is a number of steps or files.")

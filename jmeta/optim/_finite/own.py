@@ -5,12 +5,10 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-import jax
-import jax.extend.core as jex
 import optax
 
 from jmeta._core.typing import PyTree
-from jmeta._jaxpr.notes import noted
+from jmeta._jaxpr.notes import noted, update_scope
 from jmeta.optim._finite.singular import SINGULAR
 from jmeta.optim._finite.visitor import guarded
 
@@ -20,7 +18,6 @@ UNCOVERED = frozenset({"radam", "scale_by_radam"})
 Those of the table in `jmeta/optim/README.md`, which is made by trying them.
 """
 
-_SCOPE = "optax_update"
 _NOTE = (
     "derivatives of optax's {} are NaN at some steps, whatever the loss: wrap the"
     " transform in `jmeta.optim.finite`"
@@ -71,7 +68,7 @@ def guarded_update(tx: optax.GradientTransformation) -> Callable[..., Any]:
         def step(updates, state, params):
             return tx.update(updates, state, params, **extra_args)
 
-        with jax.named_scope(_SCOPE):
+        with update_scope():
             return guarded(step, SINGULAR)(updates, state, params)
 
     missed = UNCOVERED.intersection(_factories(tx.update))
@@ -88,21 +85,6 @@ def wanted(
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return extras
     return {p.name: extras[p.name] for p in parameters if p.name in extras}
-
-
-def in_update(eqn: jex.JaxprEqn) -> bool:
-    """Whether an equation comes from the update of a transform that is not jmeta's.
-
-    In an `inner_loop` it has a name scope, in a loop of the user's own it stands in a
-    function of optax.
-    """
-    if _SCOPE in str(eqn.source_info.name_stack):
-        return True
-    traceback = eqn.source_info.traceback
-    return any(
-        "/optax/" in frame.file_name and frame.function_name.endswith("update_fn")
-        for frame in (traceback.frames if traceback else ())
-    )
 
 
 def _factories(update: Any, seen: set[int] | None = None) -> Iterator[str]:

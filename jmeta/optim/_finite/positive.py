@@ -1,4 +1,4 @@
-"""Which values in a jaxpr are positive, whatever goes in."""
+"""What an operation's output is not below, whatever goes in."""
 
 from typing import Any
 
@@ -11,38 +11,28 @@ LEAST = 1e-18
 _SAME = frozenset("broadcast_in_dim copy reduce_max reshape squeeze transpose".split())
 
 
-def positive(jaxpr: jex.Jaxpr) -> set[jex.Var]:
-    """The variables of a jaxpr that are at least `LEAST`, or NaN.
+def non_negative(constant: Any) -> float | None:
+    """A single number of at least 0; None of anything else."""
+    if jnp.size(constant) != 1 or not constant >= 0:
+        return None
+    return float(constant)
 
-    Such as `sqrt(x) + 1e-8` and `max(x, 1)`. Jaxprs within it are not looked into.
+
+def lower_bound(eqn: jex.JaxprEqn, bounds: list[float | None]) -> float | None:
+    """The least that an equation gives, 0 or more, where that is known.
+
+    Such as of `sqrt(x) + 1e-8` and `max(x, 1)`. A NaN may come out all the same.
+
+    Args:
+        eqn: The equation.
+        bounds: The same of each operand.
 
     Example:
         >>> import jax
-        >>> root = jax.make_jaxpr(lambda x: (jnp.sqrt(x), jnp.sqrt(x) + 1e-8))(1.0)
-        >>> [var in positive(root.jaxpr) for var in root.jaxpr.outvars]
-        [False, True]
+        >>> root, sum = jax.make_jaxpr(lambda x: jnp.sqrt(x) + 1e-8)(1.0).eqns
+        >>> lower_bound(root, [None]), lower_bound(sum, [0.0, 1e-8])
+        (0.0, 1e-08)
     """
-    lower: dict[jex.Var, float] = {}
-    for eqn in jaxpr.eqns:
-        bounds = [
-            _literal(v) if isinstance(v, jex.Literal) else lower.get(v)
-            for v in eqn.invars
-        ]
-        bound = _bound(eqn, bounds)
-        if bound is not None:
-            lower[eqn.outvars[0]] = bound
-    return {var for var, bound in lower.items() if bound >= LEAST}
-
-
-def _literal(literal: jex.Literal) -> float | None:
-    value: Any = literal.val
-    if jnp.size(value) != 1 or not value >= 0:
-        return None
-    return float(value)
-
-
-def _bound(eqn: jex.JaxprEqn, bounds: list[float | None]) -> float | None:
-    """The least that comes out, 0 or more, of operands with such bounds."""
     known = [bound for bound in bounds if bound is not None]
     match eqn.primitive.name:
         case "abs" | "sqrt" | "square":

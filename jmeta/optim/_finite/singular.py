@@ -10,6 +10,7 @@ from jax import lax
 from jax.core import Tracer
 
 from jmeta._core.numerics import integer_power
+from jmeta._core.tree import is_float, is_inexact
 from jmeta.optim._finite.visitor import Guards, Operand
 
 
@@ -18,7 +19,6 @@ def _guard(
     operand: int,
     bind: Callable[..., Any],
     params: Mapping[str, Any],
-    args: list[Any],
     operands: list[Operand],
 ) -> Any:
     """Take the operation for a constant in every entry that is not regular.
@@ -33,18 +33,16 @@ def _guard(
         operand: Which of the operands decides.
         bind: The operation.
         params: Its parameters.
-        args: Its operands.
-        operands: What is known of them.
+        operands: Its operands.
     """
-    x = args[operand]
-    if not operands[operand].moves or not jnp.issubdtype(x.dtype, jnp.floating):
-        return bind(*args)
-    pairs = list(zip(args, operands, strict=True))
+    decides = operands[operand]
+    if not decides.moves or not is_float(decides.value):
+        return bind(*(it.value for it in operands))
     # an exponent that is a Python number stays one
-    still = (lax.stop_gradient(arg) if it.moves else arg for arg, it in pairs)
+    still = (lax.stop_gradient(it.value) if it.moves else it.value for it in operands)
     good = regular(*still, **params)
     if good is None:
-        return bind(*args)
+        return bind(*(it.value for it in operands))
 
     def cut(x):
         # a scalar operand beside an array is one for each entry here
@@ -53,7 +51,8 @@ def _guard(
         mask = jnp.broadcast_to(good, shape)
         return lax.select(mask, x, lax.stop_gradient(x))
 
-    return cut(bind(*(cut(arg) if it.moves else arg for arg, it in pairs)))
+    moved = (cut(it.value) if it.moves else it.value for it in operands)
+    return cut(bind(*moved))
 
 
 def _unless_positive(
@@ -61,13 +60,12 @@ def _unless_positive(
     operand: int,
     bind: Callable[..., Any],
     params: Mapping[str, Any],
-    args: list[Any],
     operands: list[Operand],
 ) -> Any:
     """The same for an operation that is regular at positive numbers."""
     if operands[operand].positive:
-        return bind(*args)
-    return _guard(regular, operand, bind, params, args, operands)
+        return bind(*(it.value for it in operands))
+    return _guard(regular, operand, bind, params, operands)
 
 
 def _inside(x: jax.Array, **params: Any) -> jax.Array:
@@ -109,14 +107,13 @@ def _power(x: jax.Array, y: Any, **params: Any) -> jax.Array:
 def _guarded_power(
     bind: Callable[..., Any],
     params: Mapping[str, Any],
-    args: list[Any],
     operands: list[Operand],
 ) -> Any:
-    x, y = args
-    if jnp.issubdtype(jnp.result_type(y), jnp.inexact):
-        return _guard(_power, 0, bind, params, args, operands)
+    x, y = (it.value for it in operands)
+    if is_inexact(y):
+        return _guard(_power, 0, bind, params, operands)
     # as of a decay rate of 0, whose first power has slope 1
-    out = _guard(_not_0, 0, bind, params, args, operands)
+    out = _guard(_not_0, 0, bind, params, operands)
     return jnp.where(y >= 0, integer_power(x, jnp.maximum(y, 0)), out)
 
 

@@ -24,11 +24,11 @@ def _elementwise(
     harmless: float,
     bind: Callable[..., Any],
     params: Mapping[str, Any],
-    args: list[Any],
     operands: list[Operand],
 ) -> Any:
     """Take the operation for a constant in every entry whose slope is not finite."""
     del params
+    args = [operand.value for operand in operands]
     still = [jax.lax.stop_gradient(x) for x in args]
     good = jnp.array(True)
     chosen = [i for i, operand in enumerate(operands) if operand.moves]
@@ -45,11 +45,11 @@ def _elementwise(
 def _bilinear(
     bind: Callable[..., Any],
     params: Mapping[str, Any],
-    args: list[Any],
     operands: list[Operand],
 ) -> Any:
     """The same for a product, whose slope in the one operand is the other."""
-    del params, operands
+    del params
+    args = [operand.value for operand in operands]
     out = bind(*map(jax.lax.stop_gradient, args))
     finite = [jnp.where(jnp.isfinite(x), x, jnp.zeros_like(x)) for x in args]
     return jnp.where(jnp.isfinite(out), bind(*finite), out)

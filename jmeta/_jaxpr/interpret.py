@@ -1,0 +1,197 @@
+"""Going through a jaxpr, with a visitor that says what each equation gives.
+
+Replacing convolutions, keeping derivatives finite, finding where a NaN comes from and
+what depends on what are visitors. What stands for a value is theirs to choose: an
+array, an array with something known of it, or only what is known.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.core
+import jax.extend.core as jex
+
+from jmeta._compat import (
+    INLINED_CALLS,
+    JITS,
+    REMATS,
+    bind,
+    opened,
+    scan_counts,
+    scan_options,
+)
+from jmeta._jaxpr.primitives import inner_jaxprs
+
+AnyJaxpr = jex.Jaxpr | jex.ClosedJaxpr
+"""With constants of its own or without."""
+
+Visit = Callable[[jex.JaxprEqn, list[Any]], Sequence[Any]]
+"""`(equation, inputs) -> outputs`."""
+
+Run = Callable[[AnyJaxpr, Sequence[Any]], Sequence[Any]]
+"""`(jaxpr, inputs) -> outputs`, of a jaxpr within an equation."""
+
+
+def evaluate(
+    jaxpr: AnyJaxpr,
+    visit: Visit,
+    inputs: Sequence[Any],
+    lift: Callable[[Any], Any] = lambda value: value,
+) -> list[Any]:
+    """Visit the equations of a jaxpr in the order in which they run.
+
+    Args:
+        jaxpr: Where to go.
+        visit: Gives the outputs of an equation for its inputs.
+        inputs: What stands for the jaxpr's inputs.
+        lift: Gives what stands for a literal or a constant of the jaxpr.
+
+    Returns:
+        What stands for the jaxpr's outputs.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> names = lambda eqn, sets: [{eqn.primitive.name}.union(*sets)]
+        >>> closed = jax.make_jaxpr(lambda x, y: (jnp.sin(x) * y, jnp.cos(y)))(1.0, 2.0)
+        >>> [
+        ...     sorted(s)
+        ...     for s in evaluate(closed, names, [set(), set()], lambda _: set())
+        ... ]
+        [['mul', 'sin'], ['cos']]
+    """
+    inner, consts = opened(jaxpr)
+    values = dict(zip(inner.constvars, map(lift, consts), strict=True))
+    values.update(zip(inner.invars, inputs, strict=True))
+
+    def read(atom):
+        return lift(atom.val) if isinstance(atom, jex.Literal) else values[atom]
+
+    for eqn in inner.eqns:
+        outputs = visit(eqn, [read(atom) for atom in eqn.invars])
+        values.update(zip(eqn.outvars, outputs, strict=True))
+    return [read(atom) for atom in inner.outvars]
+
+
+def apply(eqn: jex.JaxprEqn, values: Sequence[Any]) -> list[Any]:
+    """What an equation gives for these arrays, as it stands."""
+    inputs = {
+        atom: value
+        for atom, value in zip(eqn.invars, values, strict=True)
+        if not isinstance(atom, jex.Literal)
+    }
+    single = _empty_jaxpr().replace(
+        invars=list(inputs), outvars=eqn.outvars, eqns=[eqn], effects=eqn.effects
+    )
+    return jax.core.eval_jaxpr(single, (), *inputs.values())
+
+
+def operation(eqn: jex.JaxprEqn) -> Callable[..., Any]:
+    """What an equation does, as a function of operands that may be others."""
+    return functools.partial(bind, eqn.primitive, eqn.params)
+
+
+def called(eqn: jex.JaxprEqn) -> AnyJaxpr | None:
+    """The jaxpr that an equation runs once on its inputs, if it is such a call."""
+    match eqn.primitive.name:
+        case name if name in JITS | REMATS:
+            return eqn.params["jaxpr"]
+        case name if name in INLINED_CALLS:
+            return eqn.params["call_jaxpr"]
+        case "custom_jvp_call" | "custom_vjp_call" | "remembered_call":
+            return eqn.params["call_jaxpr"]
+        case "custom_vmap_call":
+            return eqn.params["call"]
+    return None
+
+
+def enter(eqn: jex.JaxprEqn, values: Sequence[Any], run: Run) -> Sequence[Any] | None:
+    """Apply an equation with `run` in place of the jaxprs in it.
+
+    Enters calls, `jax.checkpoint`, `cond`, `scan` and `while`; a function with a
+    derivative rule of its own is not entered, since the rule is not that of what `run`
+    gives.
+
+    Args:
+        eqn: The equation.
+        values: Its inputs.
+        run: Gives a jaxpr's outputs. It is traced for each that is not inlined.
+
+    Returns:
+        The outputs, or None where there is nothing to enter.
+    """
+    params = eqn.params
+    match eqn.primitive.name:
+        case name if name in JITS:
+            return _enter_jit(eqn, values, run)
+        case name if name in INLINED_CALLS:
+            return run(params["call_jaxpr"], values)
+        case name if name in REMATS:
+            again = jax.checkpoint(
+                lambda *values: run(params["jaxpr"], values),
+                policy=params["policy"],
+                prevent_cse=params["prevent_cse"],
+            )
+            return again(*values)
+        case "cond":
+            branches = [_alone(run, branch) for branch in params["branches"]]
+            return jax.lax.switch(values[0], branches, *values[1:])
+        case "while":
+            return _enter_while(params, values, run)
+        case "scan":
+            return _enter_scan(params, values, run)
+    return None
+
+
+def entered(eqn: jex.JaxprEqn) -> Iterator[jex.Jaxpr]:
+    """The jaxprs that `enter` runs in an equation, without their constants."""
+    if eqn.primitive.name in JITS | INLINED_CALLS | REMATS | _LOOPS:
+        yield from inner_jaxprs(eqn.params)
+
+
+_LOOPS = frozenset({"cond", "scan", "while"})
+
+
+def _alone(run: Run, jaxpr: AnyJaxpr) -> Callable[..., list[Any]]:
+    return lambda *values: list(run(jaxpr, values))
+
+
+def _enter_jit(eqn, values, run):
+    # stays a call: it may say where its values lie
+    jaxpr = eqn.params["jaxpr"]
+    again = jax.make_jaxpr(_alone(run, jaxpr))(*jaxpr.in_avals)
+    return bind(eqn.primitive, {**eqn.params, "jaxpr": again}, *values)
+
+
+def _enter_while(params, values, run):
+    body_start = params["cond_nconsts"]
+    start = body_start + params["body_nconsts"]
+    cond, body = (_alone(run, params[f"{name}_jaxpr"]) for name in ("cond", "body"))
+    return jax.lax.while_loop(
+        lambda carry: cond(*values[:body_start], *carry)[0],
+        lambda carry: body(*values[body_start:start], *carry),
+        list(values[start:]),
+    )
+
+
+def _enter_scan(params, values, run):
+    start, num_carry = scan_counts(params)
+    body = _alone(run, params["jaxpr"])
+
+    def step(carry, xs):
+        outs = body(*values[:start], *carry, *xs)
+        return outs[:num_carry], outs[num_carry:]
+
+    carry, ys = jax.lax.scan(
+        step,
+        list(values[start : start + num_carry]),
+        list(values[start + num_carry :]),
+        **scan_options(params),
+    )
+    return [*carry, *ys]
+
+
+@functools.cache
+def _empty_jaxpr() -> jex.Jaxpr:
+    return jax.make_jaxpr(lambda: ())().jaxpr

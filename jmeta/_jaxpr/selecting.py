@@ -1,0 +1,76 @@
+"""Selections in place of branches, so that a rule's derivative can be transposed."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.core
+import jax.extend.core as jex
+import jax.numpy as jnp
+
+from jmeta._core.tree import is_inexact
+from jmeta._jaxpr.interpret import Run, apply, enter, evaluate
+from jmeta._jaxpr.primitives import has_primitive, inner_jaxprs
+
+
+def selecting(fun: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with selections in place of branches, for a rule's derivative of it.
+
+    JAX makes a selection of a branch that differs between the tasks of a `jax.vmap`,
+    and protects the branches that are not taken by cutting the derivative of what goes
+    into them. In a rule of forward mode that is done to tangents, and reverse mode
+    cannot go back through it. Here it is done before the derivative is taken.
+
+    Args:
+        fun: Function of arrays in pytrees; may capture traced values.
+
+    Example:
+        >>> relu = lambda x: jax.lax.cond(x > 0, lambda: x, lambda: 0.0)
+        >>> "cond" in str(jax.make_jaxpr(selecting(relu))(2.0))
+        False
+    """
+
+    def run(*args: Any) -> Any:
+        closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
+        outs = evaluate(closed, _visit, jax.tree.leaves(args))
+        return jax.tree.structure(shape).unflatten(outs)
+
+    return run
+
+
+def selection(
+    eqn: jex.JaxprEqn, values: Sequence[Any], moving: Sequence[bool], run: Run
+) -> list[Any]:
+    """Every branch of a `cond`, and the outputs of one of them.
+
+    Args:
+        eqn: The equation.
+        values: Its inputs.
+        moving: Which of them can depend on what is being differentiated.
+        run: Gives a branch's outputs.
+    """
+    index, *inputs = values
+    cases = []
+    for i, branch in enumerate(eqn.params["branches"]):
+        own = [
+            jnp.where(index == i, x, jax.lax.stop_gradient(x)) if moves else x
+            for x, moves in zip(inputs, moving[1:], strict=True)
+        ]
+        cases.append(run(branch, own))
+    return [jax.lax.select_n(index, *outs) for outs in zip(*cases, strict=True)]
+
+
+def _visit(eqn: jex.JaxprEqn, values: list[Any]) -> Sequence[Any]:
+    def run(jaxpr, values):
+        return evaluate(jaxpr, _visit, values)
+
+    if eqn.primitive.name == "cond":
+        return selection(eqn, values, [*map(_moves, values)], run)
+    outs = None
+    if any(has_primitive(inner, {"cond"}) for inner in inner_jaxprs(eqn.params)):
+        outs = enter(eqn, values, run)
+    return apply(eqn, values) if outs is None else outs
+
+
+def _moves(value: Any) -> bool:
+    return isinstance(value, jax.core.Tracer) and is_inexact(value)
