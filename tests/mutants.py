@@ -38,13 +38,13 @@ TRAIN = (
 COVERING = {
     "jmeta/adjoint/_active.py": "active no_steps implicit_counts shard_map programs",
     "jmeta/adjoint/_base.py": "unroll_cut adjoints active programs",
-    "jmeta/adjoint/_check.py": f"foreign unroll_cut adjoints {LOOP}",
+    "jmeta/adjoint/_check.py": f"wrong_calls foreign unroll_cut adjoints {LOOP}",
     "jmeta/adjoint/_gradient.py": f"unroll_cut adjoints unroll rules {LOOP}",
-    "jmeta/adjoint/_symbolic.py": "forward implicit unroll_cut adjoints",
+    "jmeta/adjoint/_symbolic.py": "active forward implicit unroll_cut adjoints",
     "jmeta/adjoint/unroll.py": f"unroll_cut unroll_nested adjoints unroll {LOOP}",
     "jmeta/adjoint/forward.py": "forward adjoints active shard_map programs",
     "jmeta/adjoint/implicit.py": (
-        "implicit implicit_counts adjoints linear_solve shard_map programs"
+        "implicit implicit_counts adjoints wrong_calls linear_solve shard_map programs"
     ),
     "jmeta/adjoint/_proximal.py": "implicit wrong_calls algorithms",
     "jmeta/_loop/inner_loop.py": (

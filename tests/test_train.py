@@ -181,6 +181,29 @@ def test_tasks_and_keys_of_any_kind():
 
 
 @optax_mixes
+def test_numbers_as_parameters_are_as_precise_as_arrays():
+    settings = {
+        "task_loss": lambda w, task: (w - jnp.float32(task)) ** 2,
+        "sample": lambda key: jnp.array([1.0, 3.0]),
+        **{"has_aux": False, "metrics": None, "validate": None},
+    }
+    plain, array = (
+        run(3, optax.sgd(0.3), meta_params=w, **settings)
+        for w in (0.1, jnp.array(0.1, float))
+    )
+    assert plain.params.dtype == jnp.float64
+    assert not plain.params.weak_type
+    assert_trees_close(plain.params, array.params, 0.0)
+
+
+def test_metrics_see_no_validation_without_aux():
+    validate = (lambda p, task, key: task_loss(p, task, key)[0], sample)
+    last = run(10, optax.sgd(0.1), validate=validate).history[-1]
+    found = {name for name in last if name.startswith("validation_")}
+    assert found == {"validation_loss"}
+
+
+@optax_mixes
 @pytest.mark.parametrize("split", [False, True])
 def test_stays_where_the_parameters_are(split):
     devices = np.array(jax.devices()[2:])

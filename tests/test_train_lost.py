@@ -270,6 +270,23 @@ def test_writes_through_or_leaves_as_it_was(tmp_path, monkeypatch):
     assert path.read_bytes() == b"1"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="folders are not synced there")
+def test_a_folder_that_cannot_be_synced(tmp_path, monkeypatch):
+    """Some file systems have no such call; any other trouble is an error."""
+
+    def fail(number):
+        def sync(descriptor):
+            raise OSError(number, "no")
+
+        return sync
+
+    monkeypatch.setattr(os, "fsync", fail(errno.EINVAL))
+    _files.sync_folder(tmp_path)
+    monkeypatch.setattr(os, "fsync", fail(errno.EIO))
+    with pytest.raises(OSError, match="no"):
+        _files.sync_folder(tmp_path)
+
+
 def test_the_later_of_equals_is_the_best_also_after_a_resume(tmp_path):
     flat = {"validate": (lambda params, task: 0.0 * params.sum(), sample)}
     for steps in (4, 8):

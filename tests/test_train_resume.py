@@ -10,12 +10,15 @@ import sys
 import threading
 import time
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tensorboardX
+import tqdm
 
 from jmeta.train import _manifest
 from jmeta.train._interrupt import Interrupt
@@ -303,6 +306,44 @@ def test_tensorboard(tmp_path):
     run(10, TX, directory=tmp_path, tensorboard=True)
     (events,) = (tmp_path / "tensorboard").iterdir()
     assert b"validation_loss" in events.read_bytes()
+
+
+def test_bar_and_events_go_on_where_the_run_does(tmp_path, monkeypatch):
+    begun = []
+    monkeypatch.setattr(
+        tensorboardX,
+        "SummaryWriter",
+        lambda *args, **kwargs: begun.append((args, kwargs)) or mock.MagicMock(),
+    )
+    monkeypatch.setattr(
+        tqdm, "tqdm", lambda **kwargs: begun.append(kwargs) or mock.MagicMock()
+    )
+    settings = {"directory": tmp_path, "tensorboard": True, "progress": True}
+    for steps in (10, 20):
+        run(steps, TX, **settings)
+    folder = str(tmp_path / "tensorboard")
+    assert begun == [
+        # what an earlier run wrote of this step and later ones is taken back
+        ((folder,), {"purge_step": 1}),
+        {"initial": 0, "total": 10, "unit": "step"},
+        ((folder,), {"purge_step": 11}),
+        {"initial": 10, "total": 20, "unit": "step"},
+    ]
+
+
+def test_goes_on_with_parameters_of_no_entry(tmp_path):
+    settings = {
+        "task_loss": lambda p, task: (p["w"] - task) ** 2 + p["none"].sum(),
+        "meta_params": {"w": jnp.array(0.0), "none": jnp.zeros((2, 0))},
+        "sample": lambda key: jnp.array([1.0, 3.0]),
+        **{"has_aux": False, "metrics": None, "validate": None},
+        "directory": tmp_path,
+        "tx": optax.sgd(0.1),
+    }
+    run(10, **settings)
+    fitted = run(20, **settings)
+    assert fitted.params["none"].shape == (2, 0)
+    assert_trees_close(fitted.params["w"], 2 - 2 * 0.8**20, 1e-12)
 
 
 @pytest.mark.slow

@@ -51,8 +51,9 @@ class Log:
                 # what a write leaves in a buffer would be written again at the end
                 self._file = self._path.open("ab", buffering=0)
         if tensorboard:
-            folder = str(directory / "tensorboard") if directory else None
-            self._writer = tensorboardX.SummaryWriter(folder, purge_step=step + 1)
+            self._writer = tensorboardX.SummaryWriter(
+                f"{directory}/tensorboard", purge_step=step + 1
+            )
         if tqdm is not None:
             self._bar = tqdm.tqdm(initial=step, total=steps, unit="step")
 

@@ -32,6 +32,10 @@ def solved(solver):
     return solution(jmeta.StationaryPoint(), solver)
 
 
+def as_half(matvec, b):
+    return jax.tree.map(lambda x: x.astype(jnp.float16), b)
+
+
 def solution(condition, solver: Any = CG()):  # noqa: B008 (frozen, without state)
     """The derivative of a loop's end, where the condition is looked at."""
 
@@ -256,6 +260,10 @@ ROWS = [
     WrongCall(
         *("Implicit-solver-gives-number", lambda: solved(lambda matvec, b: 3.0)),
         *(ValueError, "solver", "PyTreeDef(*)", "a tree like the right-hand side"),
+    ),
+    WrongCall(
+        *("Implicit-solver-other-dtype", lambda: solved(as_half)),
+        *(ValueError, "solver", "dtype float16", "a tree like the right-hand side"),
     ),
     WrongCall(
         *("Root-fn-other-shape", lambda: solution(Root(lambda p: {"w": p["w"][:1]}))),
