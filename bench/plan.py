@@ -11,7 +11,7 @@ from functools import partial
 
 import jax
 from _harness import Row, compiled, measure, options
-from _problem import Problem, hypergradient
+from _problem import Problem, adapt, start
 from _report import Claim, bars, by_name, report
 from transformer import problem, transformer
 
@@ -21,15 +21,24 @@ from jmeta.diagnose._plan import ADJOINTS, adjoint_name
 UNROLLS = [a for a in ADJOINTS if isinstance(a, jmeta.Unroll)]
 
 
-def gradient(language: Problem, adjoint: jmeta.Unroll):
-    return hypergradient(partial(transformer, True), language, adjoint, 1)
+def meta_loss(language: Problem, adjoint: jmeta.Unroll):
+    """The query loss after training, of weights and rate and one task."""
+    return lambda meta, task: adapt(
+        partial(transformer, True), language, adjoint, meta, task
+    )[1]
+
+
+def arguments(language: Problem):
+    task = jax.tree.map(lambda x: x[0], jmeta.Task(language.support, language.query))
+    return start(language, language.wrt), task
 
 
 def planned(language: Problem) -> jmeta.Plan:
     """What the compiler says of shapes, without an array."""
-    _, *args = gradient(language, UNROLLS[0])
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), args)
-    return jmeta.plan(lambda a: gradient(language, a)[0], *shapes, adjoints=UNROLLS)
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments(language)
+    )
+    return jmeta.plan(partial(meta_loss, language), *shapes, adjoints=UNROLLS)
 
 
 def agreement(plan: jmeta.Plan, rows: list[Row]) -> list[Claim]:
@@ -63,7 +72,9 @@ def main(argv=None):
 
     table = planned(small)
     print(f"{table}\n")
-    run = lambda adjoint: compiled(*gradient(small, adjoint))
+    run = lambda adjoint: compiled(
+        jax.grad(meta_loss(small, adjoint)), *arguments(small)
+    )
     makers = {adjoint_name(adjoint): partial(run, adjoint) for adjoint in UNROLLS}
     measured = measure(
         "small", makers, repeats=min(args.repeats, 5), tolerance=1e-2, patience=60

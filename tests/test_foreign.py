@@ -78,8 +78,7 @@ def test_explain_says_why():
 
 def test_plan_says_why():
     adjoints = Unroll(), Unroll(mixed=False)
-    make = lambda adjoint: jax.grad(meta_loss(adjoint))
-    table = jmeta.plan(make, jnp.ones(3), adjoints=adjoints)
+    table = jmeta.plan(meta_loss, jnp.ones(3), adjoints=adjoints)
     first, second = table.candidates
     assert re.fullmatch(WHY, first.notes[0])
     assert not second.notes

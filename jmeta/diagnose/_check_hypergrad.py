@@ -16,6 +16,7 @@ from jmeta._jaxpr.origin import Origin, find_origin
 from jmeta.adjoint import Adjoint, Unroll
 from jmeta.diagnose._differences import Estimate, directional_derivative
 from jmeta.diagnose._explain import Cut, explain
+from jmeta.diagnose._meta_loss import NotAScalar, check_make, checked
 
 PLAIN = Unroll(mixed=False, checkpoint=None)
 """What JAX does by itself, through which every mode of differentiation goes."""
@@ -107,8 +108,7 @@ def check_hypergrad(
 
     Args:
         make: `adjoint -> meta_loss`, the scalar function itself and not its gradient;
-            it hands `adjoint` on to `inner_loop`. (`plan` takes what is compiled,
-            usually `lambda adjoint: jax.grad(make(adjoint))`.)
+            it hands `adjoint` on to `inner_loop`. `plan` takes the same.
         *args: What the meta-loss is called with.
         adjoint: The one that is checked. Forward mode takes the plain unrolled loop.
 
@@ -139,8 +139,7 @@ def check_hypergrad(
         as an array of shape `[steps]` in `hyperparams`, or zeros as `perturbations`,
         differentiate by it, and draw it with `jmeta.plot.hypergradients`.
     """
-    validate.function("make", make, use=_MAKE)
-    validate.takes("make", make, "adjoint")
+    check_make(make)
     validate.adjoint("adjoint", adjoint)
     if args:
         validate.arrays("args", args)
@@ -154,23 +153,22 @@ def check_hypergrad(
     floats = [_widest(leaves[i]) for i in moving]
 
     def loss_of(adjoint):
-        meta_loss = make(adjoint)
-        if not callable(meta_loss):
-            got = validate.kind(meta_loss)
-            raise TypeError(f"`make` must give the meta-loss; got {got}. {_MAKE}")
-        validate.takes("make(adjoint)", meta_loss, *args)
+        meta_loss = checked(make(adjoint), *args)
 
         def loss(floats):
             full = list(leaves)
             for i, x in zip(moving, floats, strict=True):
                 full[i] = x
-            return _scalar(meta_loss(*treedef.unflatten(full)))
+            return meta_loss(*treedef.unflatten(full))
 
         return loss
 
     functions = _Functions.of(loss_of(adjoint), loss_of(PLAIN))
     names = [f"args{keystr(path)}" for path, _ in tree_leaves_with_path(args)]
-    routes = explain(functions.plain, floats).inputs
+    try:
+        routes = explain(functions.plain, floats).inputs
+    except NotAScalar as error:
+        raise ValueError(str(error)) from None
     value, grads = functions.value_and_grad(floats)
     if not np.isfinite(value):
         origin = find_origin(jax.make_jaxpr(functions.plain)(floats), floats, 0)
@@ -334,17 +332,3 @@ def _direction(generator, like):
 def _widest(leaf):
     # float64 where it is enabled, else float32
     return jnp.asarray(leaf, widest(leaf, float))
-
-
-def _scalar(loss):
-    is_array = isinstance(loss, jax.Array | np.ndarray | np.generic | float)
-    if not is_array or jnp.shape(loss) or not is_float(loss):
-        got = jax.typeof(loss) if is_array else validate.kind(loss)
-        raise ValueError(
-            "`make(adjoint)` must be the meta-loss, which gives a floating-point"
-            f" scalar; got {got}. Pass the function, not its gradient."
-        )
-    return loss
-
-
-_MAKE = "Pass `lambda adjoint: meta_loss`, whose loop takes the adjoint."

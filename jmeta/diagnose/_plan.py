@@ -12,6 +12,7 @@ from jmeta._core import validate
 from jmeta._jaxpr.notes import notes
 from jmeta._jaxpr.operations import count_operations
 from jmeta.adjoint import Adjoint, ForwardMode, Unroll
+from jmeta.diagnose._meta_loss import NotAScalar, check_make, checked
 
 ADJOINTS: tuple[Adjoint, ...] = (
     Unroll(),
@@ -125,24 +126,27 @@ class Plan(NamedTuple):
 
 
 def plan(
-    make: Callable[[Any], Callable[..., Any]],
+    make: Callable[[Any], Callable[..., jax.Array]],
     *args: Any,
+    argnums: int | Sequence[int] = 0,
     budget_bytes: float | None = None,
     adjoints: Sequence[Adjoint] = ADJOINTS,
     measure: bool = False,
 ) -> Plan:
-    """Compare ways to differentiate a loop before running any.
+    """Compare ways to differentiate a meta-loss before running any.
 
-    Compiles `make(adjoint)` for each adjoint and reads off what it will need. Nothing
-    is run and no array of its size is made, so it answers for a job that is too big
-    for the machine. Only `measure` runs: the candidates that fit, in turns, so that a
-    change of the machine's load meets them all.
+    Compiles the gradient of `make(adjoint)` for each adjoint and reads off what it will
+    need. Nothing is run and no array of its size is made, so it answers for a job that
+    is too big for the machine. Only `measure` runs: the candidates that fit, in turns,
+    so that a change of the machine's load meets them all.
 
     Args:
-        make: `adjoint -> function` to compile, usually a `jax.grad`.
-        *args: What the function is called with; a `jax.ShapeDtypeStruct` will do for
+        make: `adjoint -> meta_loss`, the scalar function itself and not its gradient;
+            it hands `adjoint` on to `inner_loop`. `check_hypergrad` takes the same.
+        *args: What the meta-loss is called with; a `jax.ShapeDtypeStruct` will do for
             an array unless it is measured.
-        budget_bytes: Most temporary memory.
+        argnums: Which of these it is differentiated by, as in `jax.grad`.
+        budget_bytes: Most temporary memory, in bytes.
         adjoints: The candidates. One that raises, when traced or compiled, is a row
             with the reason.
         measure: Also run the candidates that fit, to choose by time.
@@ -152,7 +156,8 @@ def plan(
 
     Raises:
         TypeError: An argument of the wrong kind, or `make(adjoint)` is no function.
-        ValueError: `measure` without arrays to run on, no adjoint, or a budget below 0.
+        ValueError: `measure` without arrays to run on, no adjoint, a budget below 0, or
+            a meta-loss that gives no floating-point scalar.
 
     Example:
         >>> import jax, jmeta
@@ -161,7 +166,7 @@ def plan(
         ...         tx, square = jmeta.optim.sgd(lr=lr), lambda w: w**2
         ...         return jmeta.inner_loop(square, 1.0, tx, 20, adjoint=adjoint).params
         ...
-        ...     return jax.grad(meta_loss)
+        ...     return meta_loss
         >>> table = jmeta.plan(make, jax.ShapeDtypeStruct((), "float32"))
         >>> all(candidate.temp_bytes < 10_000 for candidate in table.candidates)
         True
@@ -169,7 +174,7 @@ def plan(
     Note:
         Memory on CPU and on an accelerator differ: plan on the machine's own kind.
     """
-    adjoints = _check(make, args, budget_bytes, adjoints, measure)
+    adjoints = _check(make, args, argnums, budget_bytes, adjoints, measure)
     if measure and any(
         isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(args)
     ):
@@ -177,7 +182,7 @@ def plan(
             "`measure=True` runs the candidates, so it needs arrays; got a"
             " ShapeDtypeStruct. Pass arrays, or leave `measure` out."
         )
-    compiled = [_compile(make, adjoint, args) for adjoint in adjoints]
+    compiled = [_compile(make, adjoint, args, argnums) for adjoint in adjoints]
     table = Plan(tuple(row for row, _ in compiled), budget_bytes)
     if not measure:
         return table
@@ -191,10 +196,14 @@ def plan(
     )
 
 
-def _check(make, args, budget_bytes, adjoints, measure) -> tuple[Adjoint, ...]:
-    validate.function("make", make, use=_MAKE)
-    validate.takes("make", make, "adjoint")
+def _check(make, args, argnums, budget_bytes, adjoints, measure) -> tuple[Adjoint, ...]:
+    check_make(make)
     validate.traceable("args", args)
+    for place in argnums if isinstance(argnums, Sequence) else (argnums,):
+        use = f"It is the place of one of the {len(args)} arguments of the meta-loss."
+        validate.count("argnums", place, use=use)
+        if place >= len(args):
+            raise ValueError(f"`argnums` must be below {len(args)}; got {place}. {use}")
     if budget_bytes is not None:
         validate.number("budget_bytes", budget_bytes, low=0.0, use="It is in bytes.")
     validate.flag("measure", measure)
@@ -206,9 +215,6 @@ def _check(make, args, budget_bytes, adjoints, measure) -> tuple[Adjoint, ...]:
     if not adjoints:
         raise ValueError("`adjoints` must be one adjoint or more; got none.")
     return adjoints
-
-
-_MAKE = "Pass `lambda adjoint: jax.grad(meta_loss)`, whose loop takes the adjoint."
 
 
 def adjoint_name(adjoint: Any) -> str:
@@ -223,20 +229,18 @@ def adjoint_name(adjoint: Any) -> str:
     return f"{type(adjoint).__name__}({', '.join(settings)})"
 
 
-def _compile(make, adjoint, args):
+def _compile(make, adjoint, args, argnums):
     start = time.perf_counter()
     try:
-        fun = make(adjoint)
+        meta_loss = make(adjoint)
     except Exception as error:  # whatever a candidate raises is its reason
         return _failed(adjoint, error), None
-    if not callable(fun):
-        raise TypeError(
-            f"`make` must give a function; got {validate.kind(fun)} for"
-            f" {adjoint_name(adjoint)}. {_MAKE}"
-        )
+    gradient = jax.jit(jax.grad(checked(meta_loss, *args), argnums))
     try:
-        traced = jax.jit(fun).trace(*args)
+        traced = gradient.trace(*args)
         compiled = traced.lower().compile()
+    except NotAScalar as error:
+        raise ValueError(str(error)) from None
     except Exception as error:  # likewise
         return _failed(adjoint, error), None
     seconds = time.perf_counter() - start

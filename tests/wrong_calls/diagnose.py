@@ -16,12 +16,12 @@ def square(x):
     return jnp.sum(x**2)
 
 
-def make(adjoint):
+def make_gradient(adjoint):
     del adjoint
     return jax.grad(square)
 
 
-def make_loss(adjoint):
+def make(adjoint):
     del adjoint
     return square
 
@@ -33,7 +33,7 @@ def call(name, *args: Any, **kwargs: Any):
 ROWS = [
     WrongCall(
         *("plan-make-number", call("plan", 3)),
-        *(TypeError, "make", "3", "`lambda adjoint: jax.grad(meta_loss)`"),
+        *(TypeError, "make", "3", "`lambda adjoint: meta_loss`"),
     ),
     WrongCall(
         *("plan-make-without-adjoint", call("plan", lambda: square, W)),
@@ -41,7 +41,7 @@ ROWS = [
     ),
     WrongCall(
         *("plan-make-gives-array", call("plan", lambda adjoint: W, W)),
-        *(TypeError, "make", "shape (3,)", "`lambda adjoint: jax.grad(meta_loss)`"),
+        *(TypeError, "make", "shape (3,)", "`lambda adjoint: meta_loss`"),
     ),
     WrongCall(
         *("plan-args-string", call("plan", make, "w")),
@@ -80,6 +80,22 @@ ROWS = [
         *(TypeError, "measure", "5", "True or False"),
     ),
     WrongCall(
+        *("plan-gradient", call("plan", make_gradient, W)),
+        *(ValueError, "make(adjoint)", "float64[3]", "not its gradient"),
+    ),
+    WrongCall(
+        *("plan-args-too-many", call("plan", make, W, W)),
+        *(TypeError, "make(adjoint)", "too many", "function of 2 arguments"),
+    ),
+    WrongCall(
+        *("plan-argnums-name", call("plan", make, W, argnums="x")),
+        *(TypeError, "argnums", "'x'", "the place of one of the 1 arguments"),
+    ),
+    WrongCall(
+        *("plan-argnums-too-large", call("plan", make, W, argnums=(0, 1))),
+        *(ValueError, "argnums", "1", "below 1"),
+    ),
+    WrongCall(
         "plan-measure-shapes",
         call("plan", make, jax.ShapeDtypeStruct((3,), "float64"), measure=True),
         *(ValueError, "measure=True", "ShapeDtypeStruct", "Pass arrays"),
@@ -89,7 +105,7 @@ ROWS = [
         *(TypeError, "make", "3", "`lambda adjoint: meta_loss`"),
     ),
     WrongCall(
-        *("check_hypergrad-gradient", call("check_hypergrad", make, W)),
+        *("check_hypergrad-gradient", call("check_hypergrad", make_gradient, W)),
         *(ValueError, "make(adjoint)", "float64[3]", "not its gradient"),
     ),
     WrongCall(
@@ -107,30 +123,30 @@ ROWS = [
     ),
     WrongCall(
         "check_hypergrad-adjoint-class",
-        call("check_hypergrad", make_loss, W, adjoint=Unroll),
+        call("check_hypergrad", make, W, adjoint=Unroll),
         *(TypeError, "adjoint", "the class Unroll", "Call it: pass `Unroll(...)`"),
     ),
     WrongCall(
         "check_hypergrad-adjoint-none",
-        call("check_hypergrad", make_loss, W, adjoint=None),
+        call("check_hypergrad", make, W, adjoint=None),
         *(TypeError, "adjoint", "None", "`Unroll()`"),
     ),
     WrongCall(
-        *("check_hypergrad-args-missing", call("check_hypergrad", make_loss)),
+        *("check_hypergrad-args-missing", call("check_hypergrad", make)),
         *(ValueError, "args", "[]", "floating-point argument"),
     ),
     WrongCall(
-        *("check_hypergrad-args-too-many", call("check_hypergrad", make_loss, W, W)),
+        *("check_hypergrad-args-too-many", call("check_hypergrad", make, W, W)),
         *(TypeError, "make(adjoint)", "too many", "function of 2 arguments"),
     ),
     WrongCall(
         "check_hypergrad-args-integers",
-        call("check_hypergrad", make_loss, jnp.arange(3)),
+        call("check_hypergrad", make, jnp.arange(3)),
         *(ValueError, "args", "int64", "floating-point argument"),
     ),
     WrongCall(
         "check_hypergrad-args-shapes",
-        call("check_hypergrad", make_loss, jax.ShapeDtypeStruct((3,), "float64")),
+        call("check_hypergrad", make, jax.ShapeDtypeStruct((3,), "float64")),
         *(TypeError, "args", "a ShapeDtypeStruct", "pytree of arrays"),
     ),
     WrongCall(
