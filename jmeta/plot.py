@@ -7,7 +7,7 @@ import numpy as np
 from jax.tree_util import DictKey, keystr, tree_leaves_with_path
 from jax.typing import ArrayLike
 
-from jmeta._core import validate
+from jmeta._core import extras, validate
 from jmeta._core.typing import PyTree
 from jmeta._loop.inner_loop import Run
 
@@ -268,25 +268,23 @@ def accuracy(
 
 def _axes(ax):
     if ax is None:
-        import matplotlib.pyplot as plt
-
-        return plt.subplots(layout="constrained")[1]
-    import matplotlib.axes
-
+        return _matplotlib("pyplot").subplots(layout="constrained")[1]
     use = "Make one by `ax = plt.subplots()[1]`, or leave it out."
-    validate.instance("ax", ax, matplotlib.axes.Axes, "matplotlib axes", use=use)
+    validate.instance("ax", ax, _matplotlib("axes").Axes, "matplotlib axes", use=use)
     return ax
 
 
 def _finish(ax, x, y):
-    from matplotlib.ticker import MaxNLocator
-
     ax.set_xlabel(x)
     ax.set_ylabel(y)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(_matplotlib("ticker").MaxNLocator(integer=True))
     if ax.get_legend_handles_labels()[1]:
         ax.legend(frameon=False)
     return ax
+
+
+def _matplotlib(module):
+    return extras.load(f"matplotlib.{module}", "plot", "`jmeta.plot`")
 
 
 def _array(argument, values):

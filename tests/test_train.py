@@ -272,7 +272,7 @@ def test_a_bar_by_default_where_tqdm_and_a_terminal_are(
 
 def test_says_how_to_install_what_is_missing(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tqdm", None)
-    with pytest.raises(ImportError, match=r"pip install 'jmeta\[examples\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'jmeta\[train\]'"):
         run(2, progress=True)
     monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
     with pytest.raises(ImportError, match=r"`directory=` needs orbax.*'jmeta\[exampl"):

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from jmeta._core import extras
+
 
 def read(file: pathlib.Path, size: int, channels: int) -> np.ndarray:
     """An image as `[size, size, channels]`, uint8, or float32 from 0 to 1.
@@ -15,8 +17,7 @@ def read(file: pathlib.Path, size: int, channels: int) -> np.ndarray:
         OSError: The file cannot be read, or is no image, or not a whole one.
         ValueError: Its numbers are no greys.
     """
-    from PIL import Image
-
+    Image = extras.load("PIL.Image", "data", "`from_folder`")
     if not file.stat().st_size:
         raise ValueError("empty")
     with Image.open(file) as image:

@@ -5,6 +5,8 @@ import unicodedata
 
 import numpy as np
 
+from jmeta._core import extras
+
 HANDS = tuple(
     f"DejaVu{family}"
     for family in (
@@ -24,8 +26,7 @@ _EM = 64
 
 def font_files() -> list[pathlib.Path]:
     """The files of the fonts, in the order of `HANDS`."""
-    import matplotlib
-
+    matplotlib = extras.load("matplotlib", "data", "`glyphs`")
     fonts = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     files = [fonts / f"{hand}.ttf" for hand in HANDS]
     for file in files:
@@ -39,16 +40,15 @@ def font_files() -> list[pathlib.Path]:
 
 def shared_letters(files: list[pathlib.Path]) -> list[str]:
     """The letters, by Unicode's category, that are in all the fonts."""
-    from matplotlib.ft2font import FT2Font
-
-    codes = set.intersection(*(set(FT2Font(str(f)).get_charmap()) for f in files))
+    ft2font = extras.load("matplotlib.ft2font", "data", "`glyphs`")
+    tables = (ft2font.FT2Font(str(f)).get_charmap() for f in files)
+    codes = set.intersection(*map(set, tables))
     return [c for c in map(chr, sorted(codes)) if unicodedata.category(c)[0] == "L"]
 
 
 def draw(letters: list[str], files: list[pathlib.Path]) -> np.ndarray:
     """Each letter in each font: `[letters, fonts, SIZE, SIZE]`, uint8, 255 is ink."""
-    from PIL import ImageFont
-
+    ImageFont = extras.load("PIL.ImageFont", "data", "`glyphs`")
     basic = ImageFont.Layout.BASIC
     fonts = [ImageFont.truetype(str(f), _EM, layout_engine=basic) for f in files]
     return np.stack([[_draw(letter, font) for font in fonts] for letter in letters])
@@ -56,8 +56,10 @@ def draw(letters: list[str], files: list[pathlib.Path]) -> np.ndarray:
 
 def _draw(letter, font):
     """A letter's ink, centred, its longer side `FILLED` pixels."""
-    from PIL import Image, ImageDraw
-
+    Image, ImageDraw = (
+        extras.load(f"PIL.{name}", "data", "`glyphs`")
+        for name in ("Image", "ImageDraw")
+    )
     left, top, right, bottom = font.getbbox(letter)
     side = 2 * max(right - left, bottom - top)
     canvas = Image.new("L", (side, side))

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jmeta._core import extras
 from jmeta._core.typing import PyTree
-from jmeta.train import _extras, _files, _manifest, _settings
+from jmeta.train import _files, _manifest, _settings
 from jmeta.train._device import State
 
 
@@ -46,9 +47,9 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, keep: int) -> None:
-        self._ocp = _extras.load(
+        self._ocp = extras.load(
             "orbax.checkpoint",
-            "examples",
+            "train",
             wanted_by="`directory=`",
             instead="leave `directory` out, which keeps nothing",
         )

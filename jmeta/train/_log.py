@@ -9,7 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-from jmeta.train import _extras, _files, _records
+from jmeta._core import extras
+from jmeta.train import _files, _records
 from jmeta.train._records import Record
 
 
@@ -40,7 +41,7 @@ class Log:
         self._file = self._writer = self._bar = None
         # before anything is opened, since either may be missing
         if tensorboard:
-            tensorboardX = _extras.load(
+            tensorboardX = extras.load(
                 "tensorboardX", "tensorboard", "`tensorboard=True`", "leave it out"
             )
         tqdm = _bars(progress)
@@ -100,9 +101,7 @@ class Log:
 def _bars(progress):
     """The module that shows bars; None where there is to be none."""
     if progress:
-        return _extras.load(
-            "tqdm", "examples", "`progress=True`", "pass `progress=False`"
-        )
+        return extras.load("tqdm", "train", "`progress=True`", "pass `progress=False`")
     has_terminal = sys.stderr is not None and sys.stderr.isatty()
     if progress is None and has_terminal:
         with contextlib.suppress(ImportError):
