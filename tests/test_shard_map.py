@@ -152,3 +152,19 @@ def test_a_count_of_steps_for_each_device(adjoint):
     mapped = jax.shard_map(local, mesh=mesh(), in_specs=SPLIT, out_specs=SPLIT)
     expected = [jax.grad(loss)(lr, None, int(steps)) for steps in counts]
     assert_trees_close(jax.jit(mapped)(counts, lrs), jnp.stack(expected), F64_SAME)
+
+
+def test_no_step_with_a_derivative():
+    """Each device's slices of a loop whose last steps are none of its steps."""
+
+    def losses(x):
+        run = jmeta.inner_loop(
+            lambda w, x: jnp.sum((w - x) ** 2), jnp.zeros(2), jmeta.optim.sgd(lr=0.1),
+            3, batches=jnp.stack(3 * [x]), adjoint=Unroll(last=0),
+        )  # fmt: skip
+        return run.losses + run.params.sum()
+
+    x, _ = data()
+    each = lambda x: losses(x[0])[None]
+    split = jax.shard_map(each, mesh=mesh(), in_specs=SPLIT, out_specs=SPLIT)
+    assert_trees_close(jax.jit(split)(x), jax.vmap(losses)(x), F64_SAME)
