@@ -152,3 +152,20 @@ def test_a_count_of_steps_for_each_device(adjoint):
     mapped = jax.shard_map(local, mesh=mesh(), in_specs=SPLIT, out_specs=SPLIT)
     expected = [jax.grad(loss)(lr, None, int(steps)) for steps in counts]
     assert_trees_close(jax.jit(mapped)(counts, lrs), jnp.stack(expected), F64_SAME)
+
+
+def test_no_step_with_a_derivative():
+    """Each device's slices of a loop whose last steps are none of its steps."""
+    shift = jnp.ones(2)
+
+    def end(x):
+        run = jmeta.inner_loop(
+            lambda w, x: jnp.sum((w - x * shift) ** 2), x, jmeta.optim.sgd(lr=0.1),
+            3, batches=jnp.stack(3 * [x]), adjoint=Unroll(last=0),
+        )  # fmt: skip
+        return jnp.sum(run.params**3) + jnp.sum(x**2)
+
+    x, _ = data()
+    each = lambda x: jax.grad(end)(x[0])[None]
+    split = jax.shard_map(each, mesh=mesh(), in_specs=SPLIT, out_specs=SPLIT)
+    assert_trees_close(jax.jit(split)(x), 2 * x, F64_SAME)

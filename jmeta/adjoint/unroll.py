@@ -122,6 +122,8 @@ class Unroll:
         late = jax.tree.map(lambda x: x[cut:], loop.xs)
         early_loop = loop._replace(xs=early, steps=cut)
         carry, early_ys = self._without_derivative(early_loop)
+        if cut == loop.steps:
+            return Outcome(carry, early_ys)
         rest = loop._replace(carry=carry, xs=late, steps=loop.steps - cut)
         carry, late_ys = dataclasses.replace(self, last=None)._run(rest)[:2]
         ys = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), early_ys, late_ys)
