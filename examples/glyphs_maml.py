@@ -99,8 +99,9 @@ def main(argv=None):
         key=train_key,
         has_aux=True,
         metrics=accuracy,
-        validate=(task_loss, tasks("validation", 50)),
-        save_every=max(1, args.meta_steps // 8),
+        validate=jmeta.Validation(
+            task_loss, tasks("validation", 50), every=max(1, args.meta_steps // 8)
+        ),
     )
     evaluate = evaluation(apply_fn, tx, max(3, args.steps))
     test = jax.jit(tasks("test", args.test_tasks))(test_key)

@@ -66,4 +66,4 @@ from jmeta.tasks import (
     task_map as task_map,
     task_value_and_grad as task_value_and_grad,
 )
-from jmeta.train import Fitted as Fitted, fit as fit
+from jmeta.train import Fitted as Fitted, Validation as Validation, fit as fit

@@ -154,7 +154,7 @@ def test_fit_passes_a_key_by_its_name(raw):
     options = {"log_every": 1, "progress": False, "key": key}
     sample = lambda some_key: TASKS
     run = lambda loss, tx: jmeta.fit(
-        loss, 1.0, tx, sample, 1, validate=(loss, sample), **options
+        loss, 1.0, tx, sample, 1, validate=jmeta.Validation(loss, sample), **options
     )
     fitted = run(hot, optax.sgd(1e9))
     assert jnp.allclose(fitted.params, 1.0 - 1.5)

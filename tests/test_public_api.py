@@ -16,7 +16,7 @@ NAMESPACES = {
     "jmeta": """
         Antithetic CG EMA EMAState Fitted FixedPoint ForwardDifference ForwardMode GMRES
         HypergradCheck Implicit Naive Neumann NormalCG PerLeaf PerStep Plan Root Run
-        StationaryPoint Task Unroll Verdict adjoint algorithms
+        StationaryPoint Task Unroll Validation Verdict adjoint algorithms
         apply_trainable_opt_params check_hypergrad create_diff_optim data diagnose ema
         ema_params es_value_and_grad estimators explain fit from_torch get_diff_optim
         get_trainable_opt_params inner_loop innerloop_ctx make_functional matmul_convs

@@ -91,7 +91,7 @@ def test_the_best_need_not_be_the_last():
         meta_params=jnp.ones(2),
         has_aux=False,
         metrics=None,
-        validate=(norm, sample),
+        validate=jmeta.Validation(norm, sample, every=10),
     )
     assert_trees_close(fitted.params, jnp.full(2, 31.0), F64_SAME)
     assert fitted.best_step == 10
@@ -197,7 +197,8 @@ def test_numbers_as_parameters_are_as_precise_as_arrays():
 
 
 def test_metrics_see_no_validation_without_aux():
-    validate = (lambda p, task, key: task_loss(p, task, key)[0], sample)
+    only_loss = lambda p, task, key: task_loss(p, task, key)[0]
+    validate = jmeta.Validation(only_loss, sample)
     last = run(10, optax.sgd(0.1), validate=validate).history[-1]
     found = {name for name in last if name.startswith("validation_")}
     assert found == {"validation_loss"}
@@ -238,7 +239,10 @@ BAD_CALLS = [
     ({"metrics": lambda aux, tasks: {"step": 1.0}}, "cannot be named 'step'"),
     ({"metrics": lambda aux, tasks: {"validation_loss": 1.0}}, "cannot be named"),
     (
-        {"validate": (lambda params, task, key: task[0], sample), "steps": 10},
+        {
+            "validate": jmeta.Validation(lambda params, task, key: task[0], sample),
+            "steps": 10,
+        },
         "The function in `validate` must give a scalar",
     ),
 ]
@@ -275,5 +279,8 @@ def test_says_how_to_install_what_is_missing(monkeypatch, tmp_path):
     with pytest.raises(ImportError, match=r"pip install 'jmeta\[train\]'"):
         run(2, progress=True)
     monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
-    with pytest.raises(ImportError, match=r"`directory=` needs orbax.*'jmeta\[exampl"):
+    with pytest.raises(ImportError, match=r"`directory=` needs orbax.*'jmeta\[train"):
         run(2, directory=tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError, match=r"needs matplotlib.*'jmeta\[plot\]'"):
+        jmeta.plot.losses(jnp.ones(3))

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 import pytest
 
+import jmeta
 from jmeta.train import _files, _manifest
 from jmeta.train._log import Log
 from tests.helpers import assert_trees_close
@@ -288,7 +289,11 @@ def test_a_folder_that_cannot_be_synced(tmp_path, monkeypatch):
 
 
 def test_the_later_of_equals_is_the_best_also_after_a_resume(tmp_path):
-    flat = {"validate": (lambda params, task: 0.0 * params.sum(), sample)}
+    flat = {
+        "validate": jmeta.Validation(
+            lambda params, task: 0.0 * params.sum(), sample, every=2
+        )
+    }
     for steps in (4, 8):
         fitted = run(tmp_path, steps, **flat)
         assert fitted.best_step == steps

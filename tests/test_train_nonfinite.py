@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+import jmeta
 from jmeta import task_value_and_grad
 from jmeta.train import _guard
 from tests.helpers import F64_SAME, assert_trees_close
@@ -127,7 +128,7 @@ def test_without_a_finite_step_the_mean_is_null(tmp_path):
         meta_params=jnp.ones(2),
         has_aux=False,
         metrics=None,
-        validate=(nan, sample),
+        validate=jmeta.Validation(nan, sample),
         nonfinite="skip",
         directory=tmp_path,
     )

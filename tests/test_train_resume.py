@@ -20,11 +20,12 @@ import pytest
 import tensorboardX
 import tqdm
 
+import jmeta
 from jmeta.train import _manifest
 from jmeta.train._interrupt import Interrupt
 from jmeta.train._log import Log
 from tests.helpers import assert_trees_close
-from tests.train_cases import STEPS, meta_params, run, sample
+from tests.train_cases import STEPS, meta_params, run, sample, task_loss
 
 pytestmark = pytest.mark.standard_promotion("optax's Adam and noise mix dtypes")
 
@@ -249,11 +250,38 @@ def test_another_thread_leaves_signals_alone():
     assert seen == [before]
 
 
+def test_validation_has_a_step_of_its_own(tmp_path):
+    """Killed between a validation and a checkpoint: both come again, the same."""
+    told = []
+    settings = {
+        "validate": jmeta.Validation(task_loss, sample, every=4),
+        "directory": tmp_path,
+        "on_record": told.append,
+        "tx": TX,
+    }
+    whole = run(23, **{**settings, "directory": None})
+    validated = [r["step"] for r in whole.history if "validation_loss" in r]
+    assert validated == [4, 8, 12, 16, 20, 23]
+    assert told == whole.history
+    told.clear()
+    with pytest.raises(ZeroDivisionError):
+        run(23, **settings | {"on_record": lambda record: 1 / (record["step"] < 16)})
+    assert kept(tmp_path) == [10]
+    fitted = run(23, **settings)
+    assert [record["step"] for record in told] == [12, 15, 16, 20, 23]
+    without_rate = lambda records: [record | {"rate": 0} for record in records]
+    assert without_rate(fitted.history) == without_rate(whole.history)
+    assert fitted.best_step == whole.best_step
+    assert_trees_close(fitted.params, whole.params, 0.0)
+
+
 def test_keeps_the_last_and_the_best(tmp_path):
     # further from zero is worse, and every step goes further
     settings = {
         "task_loss": lambda params, task: -params.sum(),
-        "validate": (lambda params, task: jnp.sum(params**2), sample),
+        "validate": jmeta.Validation(
+            lambda params, task: jnp.sum(params**2), sample, every=10
+        ),
         "meta_params": jnp.ones(2),
         "has_aux": False,
         "metrics": None,

@@ -52,7 +52,9 @@ def run(steps: int = STEPS, tx: Any = None, **kwargs: Any) -> jmeta.Fitted:
         "key": jax.random.key(3),
         "has_aux": True,
         "metrics": metrics,
-        "validate": (task_loss, lambda key: sample(key, 3)),
+        "validate": jmeta.Validation(
+            task_loss, lambda key: sample(key, 3), every=kwargs.get("save_every", 10)
+        ),
         "save_every": 10,
         "log_every": 5,
         "progress": False,

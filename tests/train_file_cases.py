@@ -8,6 +8,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import optax
 
+import jmeta
 from tests import train_cases
 from tests.helpers import assert_trees_close
 
@@ -19,7 +20,9 @@ SETTINGS = {
     "tx": optax.sgd(0.1),
     "save_every": 2,
     "log_every": 1,
-    "validate": (lambda params, task: (params**2).sum(), train_cases.sample),
+    "validate": jmeta.Validation(
+        lambda params, task: (params**2).sum(), train_cases.sample, every=2
+    ),
 }
 
 

@@ -1,12 +1,52 @@
-"""Refuse what `fit` cannot train, before it begins."""
+"""What `fit` is given, refused before it begins where it cannot be trained."""
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from jmeta._core import validate
 from jmeta._core.keys import check_call, key_parameter
+from jmeta._core.typing import Key, PyTree
 
 _SAMPLE = "Pass a function `key -> tasks`, as `jmeta.data.batch` makes it."
 _TASK_LOSS = "Pass one of `(meta_params, task)`, as `jmeta.algorithms` make it."
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """How meta-parameters are judged while `fit` trains them.
+
+    The mean of a measure over tasks that are always the same: those that `sample` draws
+    for a key of its own. `fit` records it and keeps the parameters that did best.
+
+    Attributes:
+        fn: A task loss, or another measure of which less is better: `(meta_params,
+            task[, key=]) -> value`, or `(value, aux)`, to which the `metrics` of `fit`
+            are applied too. It gets a key if and only if it has a parameter named
+            `key`.
+        sample: `key -> tasks`, as that of `fit`.
+        every: Steps between validations; the last step is validated in any case.
+
+    Raises:
+        TypeError: A field of the wrong kind.
+        ValueError: `every` is below 1.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> task_loss = lambda w, task: (w - task) ** 2
+        >>> held_out = Validation(task_loss, lambda key: jnp.arange(3.0), every=50)
+        >>> held_out.every
+        50
+    """
+
+    fn: Callable[..., Any]
+    sample: Callable[[Key], PyTree]
+    every: int = 1000
+
+    def __post_init__(self) -> None:
+        _check_task_function("fn", self.fn)
+        _check_sampler("sample", self.sample)
+        validate.count("every", self.every, minimum=1, use="It is a number of steps.")
 
 
 def check(
@@ -24,6 +64,7 @@ def check(
     nonfinite: Any,
     progress: Any,
     tensorboard: Any,
+    on_record: Any,
     **counts: Any,
 ) -> None:
     """Look at all arguments but `chunk_size` and `mesh`, which `jmeta.tasks` does.
@@ -56,26 +97,12 @@ def check(
                 " `has_aux=True` with a task loss that gives `(loss, aux)`."
             )
     if validation is not None:
-        _check_validation(validation)
+        use = "Pass `jmeta.Validation(task_loss, sample, every=100)`."
+        validate.instance("validate", validation, Validation, "a `Validation`", use=use)
+    if on_record is not None:
+        validate.takes("on_record", on_record, {}, use="It is called with a record.")
     if tensorboard and directory is None:
         raise ValueError("`tensorboard=True` needs a `directory` to write into.")
-
-
-def _check_validation(validation):
-    use = (
-        "Pass a pair `(fn, sample)`, such as `(task_loss, jmeta.data.batch(sample,"
-        " 100))`."
-    )
-    if not isinstance(validation, tuple | list) or len(validation) != 2:
-        raise TypeError(
-            "`validate` must be a pair `(fn, sample)`; got"
-            f" {validate.kind(validation)}. {use}"
-        )
-    fn, sample = validation
-    for each, (name, value) in enumerate((("fn", fn), ("sample", sample))):
-        validate.function(f"validate[{each}]", value, use=f"It is the `{name}`. {use}")
-    _check_task_function("validate[0]", fn)
-    _check_sampler("validate[1]", sample)
 
 
 def _check_task_function(name, fn):

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from jmeta._core.typing import Key, PyTree
 from jmeta.train import _arguments
+from jmeta.train._arguments import Validation
 from jmeta.train._checkpoints import Checkpoints
 from jmeta.train._device import describe, draw
 from jmeta.train._files import check_space, open_directory
@@ -59,7 +60,7 @@ def fit(
     key: Key,
     has_aux: bool = False,
     metrics: Callable[[PyTree, PyTree], dict[str, jax.Array]] | None = None,
-    validate: tuple[Callable[..., Any], Callable[[Key], PyTree]] | None = None,
+    validate: Validation | None = None,
     chunk_size: int | None = None,
     mesh: Mesh | None = None,
     directory: str | Path | None = None,
@@ -69,6 +70,7 @@ def fit(
     nonfinite: Literal["raise", "skip"] = "raise",
     progress: bool | None = None,
     tensorboard: bool = False,
+    on_record: Callable[[Record], Any] | None = None,
 ) -> Fitted:
     """Meta-train: update on the mean loss of new tasks at each step.
 
@@ -95,11 +97,7 @@ def fit(
         has_aux: `task_loss` gives `(loss, aux)`.
         metrics: `(aux, tasks) -> {name: scalar}` with aux stacked along the tasks:
             logged beside the loss. Needs `has_aux`.
-        validate: `(fn, sample)`: at every `save_every` steps and the last the mean of
-            `fn`, a task loss or another measure of which less is better, over the tasks
-            that this `sample` draws, always the same ones. A key goes to `fn` as to
-            `task_loss`. Where `fn` gives `(value,
-            aux)`, `metrics` is applied too.
+        validate: What to judge the parameters by, and how often.
         chunk_size: Tasks at a time, as in `task_value_and_grad`, and so is `mesh`.
         mesh: See `chunk_size`.
 
@@ -107,7 +105,7 @@ def fit(
         directory: Where checkpoints, `metrics.jsonl` and `settings.json` go, made if it
             is absent. One call at a time trains there. Checkpoints whose content is
             damaged are moved to `damaged`. Default: nothing is kept.
-        save_every: Steps between validations and checkpoints.
+        save_every: Steps between checkpoints.
         keep: How many of the last checkpoints to keep, beside the one that validated
             best.
         log_every: Steps between records: mean loss and metrics since the last one, and
@@ -116,6 +114,8 @@ def fit(
             without its update and counts.
         progress: Show a bar. Default: where tqdm and a terminal are.
         tensorboard: Also write the records for TensorBoard, into the `directory`.
+        on_record: Called with each new record, a dict as in the history: the place for
+            another logger, such as `on_record=wandb.log`.
 
     Returns:
         `Fitted`: the parameters, the transform's state, the history and more.
@@ -158,6 +158,7 @@ def fit(
         nonfinite=nonfinite,
         progress=progress,
         tensorboard=tensorboard,
+        on_record=on_record,
         **{"save_every": save_every, "keep": keep, "log_every": log_every},
     )
     sizes = {"chunk_size": chunk_size, "mesh": mesh}
@@ -166,9 +167,9 @@ def fit(
     )
     state = training.begin(meta_params, key)
     key, state = place((key, state), mesh)
-    validation = None
+    measure = None
     if validate is not None:
-        validation = jax.jit(make_validation(*validate, metrics, sizes))
+        measure = jax.jit(make_validation(validate.fn, validate.sample, metrics, sizes))
 
     with contextlib.ExitStack() as stack:
         interrupt = stack.enter_context(Interrupt())
@@ -189,10 +190,11 @@ def fit(
             )
         if directory is not None and begin < steps:
             check_space(directory, sum(x.nbytes for x in jax.tree.leaves(state)))
-        log = Log(directory, begin, steps, progress, tensorboard)
+        log = Log(directory, begin, steps, progress, tensorboard, on_record)
         stack.callback(log.close)
         loop = Loop(
-            *(training, validation, key, steps, save_every),
+            *(training, measure, key, steps, save_every),
+            validate.every if validate is not None else steps,
             *(interrupt, log, checkpoints),
         )
         state, best = loop.run(state, best)

@@ -7,7 +7,9 @@ import json
 import math
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from jmeta._core import extras
 from jmeta.train import _files, _records
@@ -23,6 +25,7 @@ class Log:
         steps: Where the run ends.
         progress: Show a bar; None where tqdm and a terminal are.
         tensorboard: Write for TensorBoard.
+        on_record: Called with each record, when it is written.
 
     Raises:
         ImportError: A package that was asked for is missing.
@@ -36,7 +39,9 @@ class Log:
         steps: int,
         progress: bool | None,
         tensorboard: bool,
+        on_record: Callable[[Record], Any] | None = None,
     ) -> None:
+        self._on_record = on_record
         self.records: list[Record] = []
         self._file = self._writer = self._bar = None
         # before anything is opened, since either may be missing
@@ -73,6 +78,8 @@ class Log:
             for name, value in record.items():
                 if name != "step" and isinstance(value, int | float):
                     self._writer.add_scalar(name, value, record["step"])
+        if self._on_record:
+            self._on_record(dict(record))
 
     def advance(self, steps: int) -> None:
         """Move the bar."""

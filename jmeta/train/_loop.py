@@ -26,7 +26,8 @@ class Loop(NamedTuple):
         validation: `(params, key) -> {name: scalar}`, compiled; or None.
         key: Of the run.
         steps: Where it ends.
-        save_every: Steps between validations and checkpoints.
+        save_every: Steps between checkpoints.
+        validate_every: Steps between validations.
         interrupt: Whether to stop early.
         log: Where records go.
         checkpoints: Where states go; or None.
@@ -37,6 +38,7 @@ class Loop(NamedTuple):
     key: Key
     steps: int
     save_every: int
+    validate_every: int
     interrupt: Interrupt
     log: Log
     checkpoints: Checkpoints | None
@@ -72,7 +74,7 @@ class Loop(NamedTuple):
             best = self._tell(state, rate, best)
             # looked at once: what is told to be saved must be
             pressed = self.interrupt.pressed
-            if self._is_due(step) or pressed:
+            if self._is_due(step, self.save_every) or pressed:
                 self._save(state, best)
             if pressed:
                 raise KeyboardInterrupt(
@@ -92,18 +94,19 @@ class Loop(NamedTuple):
     def _next_stop(self, step: int, stretch: int) -> int:
         """The end of a stretch, which does not go past anything that is due."""
         log_every = self.training.log_every
-        ends = [(step // every + 1) * every for every in (log_every, self.save_every)]
+        all_every = log_every, self.save_every, self.validate_every
+        ends = [(step // every + 1) * every for every in all_every]
         return min(step + stretch, self.steps, *ends)
 
-    def _is_due(self, step: int) -> bool:
-        return step % self.save_every == 0 or step == self.steps
+    def _is_due(self, step: int, every: int) -> bool:
+        return step % every == 0 or step == self.steps
 
     def _tell(self, state: State, rate: float, best: Best | None) -> Best | None:
         """Record what is due at this step, in one record; give the best so far."""
         step, record = int(state.step), {}
-        if step % self.training.log_every == 0 or step == self.steps:
+        if self._is_due(step, self.training.log_every):
             record = self._means(state) | {"rate": rate}
-        if self.validation is not None and self._is_due(step):
+        if self.validation is not None and self._is_due(step, self.validate_every):
             found = jax.device_get(self.validation(state.params, self.key))
             value = float(found.pop("validation_loss"))
             record["validation_loss"] = value

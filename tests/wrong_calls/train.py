@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 import jmeta
+from jmeta import Validation
 from tests.wrong_calls.table import WrongCall
 
 ARRAY = jnp.arange(3.0)
@@ -25,6 +26,10 @@ def with_aux(w, task):
 
 def sample(key):
     return jax.random.normal(key, (2,))
+
+
+def made(fn: Any, sample: Any):
+    return Validation(fn, sample)
 
 
 def fit(
@@ -156,24 +161,37 @@ ROWS = [
     ),
     WrongCall(
         *("fit-validate-function", lambda: fit(validate=loss)),
-        *(TypeError, "validate", "the function loss", "`(fn, sample)`"),
+        *(TypeError, "validate", "the function loss", "`jmeta.Validation("),
     ),
     WrongCall(
-        *("fit-validate-swapped", lambda: fit(validate=(sample, loss))),
-        *(TypeError, "validate[0]", "a function of (key)", "take 2 arguments"),
+        *("fit-validate-pair", lambda: fit(validate=(loss, sample))),
+        *(TypeError, "validate", "a tuple", "`jmeta.Validation("),
     ),
     WrongCall(
-        *("fit-validate-tasks", lambda: fit(validate=(loss, ARRAY))),
-        *(TypeError, "validate[1]", "an array of shape (3,)", "`(fn, sample)`"),
+        *("Validation-swapped", lambda: made(sample, loss)),
+        *(TypeError, "fn", "a function of (key)", "take 2 arguments"),
+    ),
+    WrongCall(
+        *("Validation-tasks", lambda: made(loss, ARRAY)),
+        *(TypeError, "sample", "an array of shape (3,)", "jmeta.data.batch"),
+    ),
+    WrongCall(
+        *("Validation-every", lambda: Validation(loss, sample, every=0)),
+        *(ValueError, "every", "0", "at least 1"),
     ),
     WrongCall(
         "fit-validate-vector",
-        lambda: fit(validate=(lambda w, task: w * ARRAY, sample)),
+        lambda: fit(validate=Validation(lambda w, task: w * ARRAY, sample)),
         *(ValueError, "validate", "an array of shape (3,)", ".mean()"),
     ),
     WrongCall(
-        *("fit-validate-dict", lambda: fit(validate=(lambda w, t: {"a": w}, sample))),
+        "fit-validate-dict",
+        lambda: fit(validate=Validation(lambda w, t: {"a": w}, sample)),
         *(ValueError, "validate", "a dict", "a scalar for a task"),
+    ),
+    WrongCall(
+        *("fit-on_record-list", lambda: fit(on_record=[])),
+        *(TypeError, "on_record", "a list", "called with a record"),
     ),
     *(
         WrongCall(
