@@ -42,7 +42,7 @@ def scan_options(params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: params[name] for name in names if name in params}
 
 
-def opened(jaxpr: Any) -> tuple[jex.Jaxpr, Sequence[Any]]:
+def split_constants(jaxpr: Any) -> tuple[jex.Jaxpr, Sequence[Any]]:
     """A jaxpr without its constants, and these.
 
     From 0.11 on there is one class for jaxprs with constants and without.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jmeta._core import validate
-from jmeta._core.keys import keyed
+from jmeta._core.keys import with_optional_key
 from jmeta._core.typing import Key, PyTree
 
 
@@ -80,7 +80,7 @@ def task_value_and_grad(
     validate.function("task_loss", task_loss, use=_OF_A_TASK)
     validate.flag("has_aux", has_aux)
     chunks = _Chunks.checked(chunk_size, mesh)
-    call = keyed("task_loss", task_loss)
+    call = with_optional_key("task_loss", task_loss)
 
     def loss_and_aux(meta_params, task, key):
         result = call(meta_params, task, key=key)
@@ -136,7 +136,7 @@ def task_map(
     """
     validate.function("fn", fn, use=_OF_A_TASK)
     chunks = _Chunks.checked(chunk_size, mesh)
-    call = keyed("fn", fn)
+    call = with_optional_key("fn", fn)
 
     def result(meta_params, task, key):
         return call(meta_params, task, key=key)

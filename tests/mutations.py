@@ -56,7 +56,10 @@ SWAPPED = {
     ast.NotIn: ("not in", "in"),
 }
 # removed with what they hold: `stop_gradient(x)` becomes `x`
-WRAPPERS = {"stop_gradient", "keep", "computed_once", "vary", "strong", "cast_like"}
+WRAPPERS = {
+    *("stop_gradient", "mark_to_store", "prevent_cpu_fusion", "make_varying"),
+    *("strongly_typed", "cast_like"),
+}
 FUNCTION = ast.FunctionDef | ast.If | ast.For | ast.While | ast.With | ast.Try
 SILENT = ast.Raise | ast.JoinedStr | ast.Import | ast.ImportFrom
 # of no effect when all is well

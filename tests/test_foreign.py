@@ -9,7 +9,7 @@ import pytest
 import jmeta
 from jmeta import ForwardMode, Unroll
 from jmeta._jaxpr.foreign import foreign_rules
-from jmeta._jaxpr.notes import noted, notes
+from jmeta._jaxpr.notes import notes, with_note
 from tests.rule_cases import RULES, by_jvp, by_odeint, spike
 
 NAMES = {
@@ -42,7 +42,7 @@ def test_each_is_named_once():
 
 
 def test_a_note_stays():
-    fun = noted(lambda x: jnp.sin(x) ** 2, 'of "it"')
+    fun = with_note(lambda x: jnp.sin(x) ** 2, 'of "it"')
     loop = lambda x: jax.lax.scan(lambda c, _: (fun(c), None), x, length=2)[0]
     after = jax.vmap(jax.jit(jax.grad(jax.checkpoint(loop))))
     assert notes(jax.make_jaxpr(after)(jnp.ones(2)).jaxpr) == ('of "it"',)

@@ -11,7 +11,7 @@ from jmeta import ForwardMode, Implicit, Unroll
 from jmeta._compat import SCAN_FORGETS_RULES
 from jmeta._jaxpr.flow import dependencies
 from jmeta._jaxpr.foreign import foreign_rules
-from jmeta._jaxpr.remembered import remembering
+from jmeta._jaxpr.remembered import preserving_rules
 from tests.helpers import assert_trees_close
 from tests.rule_cases import RULES, by_jvp, shrink, spike
 from tests.test_rules import TARGET, WEIGHTS, W
@@ -161,13 +161,13 @@ def compared(found, expected, derivative):
 @pytest.mark.parametrize("name", LOOPS)
 def test_in_every_loop(name):
     loop, by_hand = (functools.partial(run, SPIKE) for run in LOOPS[name])
-    compared(remembering(loop), by_hand, DERIVATIVES["reverse over reverse"])
+    compared(preserving_rules(loop), by_hand, DERIVATIVES["reverse over reverse"])
 
 
 @pytest.mark.parametrize("name", DERIVATIVES)
 def test_in_every_derivative(name):
     loop, by_hand = (functools.partial(run, SPIKE) for run in (scanned, unrolled))
-    compared(remembering(loop), by_hand, DERIVATIVES[name])
+    compared(preserving_rules(loop), by_hand, DERIVATIVES[name])
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -175,7 +175,7 @@ def test_every_kind_of_function(name):
     of_loop, of_hand = FUNCTIONS[name]
     loop = functools.partial(scanned, of_loop)
     by_hand = functools.partial(unrolled, of_hand)
-    compared(remembering(loop), by_hand, DERIVATIVES["reverse over reverse"])
+    compared(preserving_rules(loop), by_hand, DERIVATIVES["reverse over reverse"])
 
 
 def trained(loss, w, steps=2, **settings):
@@ -238,17 +238,17 @@ def test_only_foreign_rules_are_replaced():
 
 def test_a_jaxpr_that_is_called_twice_stays_one():
     step = jax.jit(SPIKE)
-    fun = remembering(lambda x: step(step(x)))
+    fun = preserving_rules(lambda x: step(step(x)))
     first, second = jax.make_jaxpr(fun)(W).eqns
     assert first.params["jaxpr"] is second.params["jaxpr"]
 
 
 def test_the_rule_is_still_found():
-    fun = remembering(functools.partial(scanned, by_jvp(jnp.sign)))
+    fun = preserving_rules(functools.partial(scanned, by_jvp(jnp.sign)))
     assert "`sign`" in foreign_rules(jax.make_jaxpr(fun)(W).jaxpr)[0]
     # the sign alone would cut it off
-    fun = remembering(lambda x: by_jvp(jnp.sign)(x))
+    fun = preserving_rules(lambda x: by_jvp(jnp.sign)(x))
     assert dependencies(fun, W)[0] == {0}
     solved = lambda w: trained(lambda p: jnp.sum((p - w) ** 2), W, adjoint=Implicit())
-    fun = remembering(solved)
+    fun = preserving_rules(solved)
     assert "`implicit` of jmeta" in foreign_rules(jax.make_jaxpr(fun)(W).jaxpr)

@@ -10,10 +10,10 @@ from jax.scipy import special
 
 import jmeta
 from jmeta import ForwardMode, Implicit, Unroll
-from jmeta._core.derivative_rules import Origin, true_derivative
+from jmeta._core.derivative_rules import RuleOrigin, true_derivative
 from jmeta._jaxpr.notes import notes
 from jmeta._jaxpr.primitives import inner_jaxprs
-from jmeta._jaxpr.rules import JAX, origin
+from jmeta._jaxpr.rules import JAX, rule_origin
 from jmeta.optim._finite.singular import SINGULAR
 from jmeta.optim._finite.visitor import guarded
 from tests.helpers import F64_SAME, assert_trees_close
@@ -116,7 +116,7 @@ def origins(fun, *args):
 
     def search(jaxpr):
         for eqn in jaxpr.eqns:
-            if found := origin(eqn):
+            if found := rule_origin(eqn):
                 yield found
             for inner in inner_jaxprs(eqn.params):
                 yield from search(inner)
@@ -125,10 +125,10 @@ def origins(fun, *args):
 
 
 OF_JAX, OURS, APPROXIMATION, OF_USER = (
-    Origin("jax", exact=True),
-    Origin("jmeta", exact=True),
-    Origin("jmeta", exact=False),
-    Origin("user", exact=False),
+    RuleOrigin("jax", exact=True),
+    RuleOrigin("jmeta", exact=True),
+    RuleOrigin("jmeta", exact=False),
+    RuleOrigin("user", exact=False),
 )
 matrix = lambda x: jnp.outer(x, x) + jnp.eye(3)
 JAX_OWN = {

@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jmeta._core.tree import cast_like, is_float, path_strings, split_by_path, strong
+from jmeta._core.tree import (
+    cast_like,
+    is_float,
+    path_strings,
+    split_by_path,
+    strongly_typed,
+)
 from tests.helpers import assert_trees_close
 
 LEAVES = {
@@ -22,7 +28,7 @@ LEAVES = {
 @pytest.mark.parametrize("name", LEAVES)
 def test_strong_keeps_dtype_and_value(name):
     leaf, dtype = LEAVES[name]
-    made = strong({"a": [leaf]})["a"][0]
+    made = strongly_typed({"a": [leaf]})["a"][0]
     assert str(made.dtype) == dtype
     assert not getattr(made, "weak_type", False)
     assert_trees_close(made, jnp.asarray(leaf), rtol=0)

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec as P
 
 import jmeta
-from jmeta._core.varying import in_shard_map, vary, varying_axes
+from jmeta._core.varying import in_shard_map, make_varying, varying_axes
 from tests.helpers import F64_SAME, assert_trees_close
 
 ROWS, COLUMNS = P("row"), P("column")
@@ -24,7 +24,7 @@ def test_outside_nothing_varies():
     tree = {"a": jnp.ones(2), "b": None, "c": 1.0, "f": jnp.sin}
     assert not in_shard_map()
     assert varying_axes(tree) == frozenset()
-    assert vary(tree["a"], frozenset()) is tree["a"]
+    assert make_varying(tree["a"], frozenset()) is tree["a"]
 
 
 def test_axes():
@@ -35,9 +35,9 @@ def test_axes():
         seen["each"] = [varying_axes(a) for a in (x, y, z)]
         seen["tree"] = varying_axes({"x": x, "y": [y], "z": z, "lr": jnp.sin})
         seen["literal"] = varying_axes((1.0, None))
-        both = vary({"x": x, "z": z}, frozenset({"row", "column"}))
+        both = make_varying({"x": x, "z": z}, frozenset({"row", "column"}))
         seen["vary"] = [varying_axes(a) for a in both.values()]
-        seen["key"] = varying_axes(vary(jax.random.key(0), frozenset({"row"})))
+        seen["key"] = varying_axes(make_varying(jax.random.key(0), frozenset({"row"})))
         return x + y + z
 
     x = jnp.arange(2.0)

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 Rule = TypeVar("Rule", bound=Callable[..., Any])
 
 
-class Origin(NamedTuple):
+class RuleOrigin(NamedTuple):
     """Where the derivative rule of an equation comes from.
 
     Attributes:
@@ -40,7 +40,7 @@ def approximation(rule: Rule) -> Rule:
     return _marked(rule, exact=False)
 
 
-def origin_of_own(rule: Any) -> Origin | None:
+def own_rule_origin(rule: Any) -> RuleOrigin | None:
     """What a rule of jmeta's is marked as; None of a rule that carries no mark."""
     code, found = getattr(rule, _MARK, (None, None))
     return found if code is not None and code is code_of(rule) else None
@@ -61,5 +61,5 @@ _MARK = "jmeta_origin"
 
 def _marked(rule, exact):
     # with its code: `functools.wraps` copies attributes to functions of others
-    setattr(rule, _MARK, (rule.__code__, Origin("jmeta", exact)))
+    setattr(rule, _MARK, (rule.__code__, RuleOrigin("jmeta", exact)))
     return rule

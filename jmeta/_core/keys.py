@@ -11,7 +11,7 @@ from flax import linen
 from jmeta._core.typing import Key
 
 
-def keyed(name: str, fn: Callable[..., Any]) -> Callable[..., Any]:
+def with_optional_key(name: str, fn: Callable[..., Any]) -> Callable[..., Any]:
     """`fn` as a function `(*args, key)`, whose key goes on as `key=` where `fn` has it.
 
     Args:
@@ -23,8 +23,11 @@ def keyed(name: str, fn: Callable[..., Any]) -> Callable[..., Any]:
             called with these arguments.
 
     Example:
-        >>> call = keyed("fn", lambda x, key: (x, key))
-        >>> call(1, key=2), keyed("fn", lambda x, scale=3: (x, scale))(1, key=2)
+        >>> call = with_optional_key("fn", lambda x, key: (x, key))
+        >>> (
+        ...     call(1, key=2),
+        ...     with_optional_key("fn", lambda x, scale=3: (x, scale))(1, key=2),
+        ... )
         ((1, 2), (1, 3))
     """
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jmeta._core.derivative_rules import true_derivative
-from jmeta._core.tree import mixing
+from jmeta._core.tree import allow_mixed_dtypes
 
 
 def safe_sqrt(x: jax.Array) -> jax.Array:
@@ -99,7 +99,7 @@ def scale(factor: jax.Array, x: jax.Array) -> jax.Array:
         >>> float(jax.grad(lambda factor: scale(factor, x).sum())(2.0))
         6.0
     """
-    with mixing(factor, x):
+    with allow_mixed_dtypes(factor, x):
         return factor * x
 
 
@@ -117,5 +117,5 @@ def _times(factor, x):
         ones = jnp.ones((1, jnp.shape(x)[-1]), jnp.result_type(factor))
         # accelerators would round the factors of a product at the default precision
         factor = jnp.matmul(rows, ones, precision="highest")
-    with mixing(factor, x):
+    with allow_mixed_dtypes(factor, x):
         return factor * x

@@ -9,23 +9,25 @@ from jmeta._core.typing import PyTree
 _KEPT = "jmeta_kept"
 _LARGE = 1 << 16
 
-KEEP = jax.checkpoint_policies.save_only_these_names(_KEPT)
-"""Policy for `jax.checkpoint`: store what `keep` marks, where it is needed."""
+STORE_MARKED = jax.checkpoint_policies.save_only_these_names(_KEPT)
+"""Policy for `jax.checkpoint`: store what `mark_to_store` marks, where it is needed."""
 
 
-def keep(tree: PyTree) -> PyTree:
+def mark_to_store(tree: PyTree) -> PyTree:
     """Mark values that cost much to recompute or that stand for several others.
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> f = jax.checkpoint(lambda x: jnp.sin(keep(jnp.sin(x))), policy=KEEP)
+        >>> f = jax.checkpoint(
+        ...     lambda x: jnp.sin(mark_to_store(jnp.sin(x))), policy=STORE_MARKED
+        ... )
         >>> round(float(jax.grad(f)(0.0)), 4)
         1.0
     """
     return checkpoint_name(tree, _KEPT)
 
 
-def computed_once(tree: PyTree) -> PyTree:
+def prevent_cpu_fusion(tree: PyTree) -> PyTree:
     """Have values computed before what uses them, and not again in each place.
 
     XLA's CPU backend merges cheap operations into those that use their result, even
@@ -34,7 +36,7 @@ def computed_once(tree: PyTree) -> PyTree:
     products read whole in any case and whose copies would cost memory, stay.
 
     Example:
-        >>> float(computed_once(jnp.array(2.0)))
+        >>> float(prevent_cpu_fusion(jnp.array(2.0)))
         2.0
     """
     return jax.tree.map(_divided, tree) if jax.default_backend() == "cpu" else tree

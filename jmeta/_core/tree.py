@@ -11,14 +11,14 @@ from jax.tree_util import keystr, tree_flatten_with_path
 from jmeta._core.typing import Path, PyTree
 
 
-def strong(tree: PyTree) -> PyTree:
+def strongly_typed(tree: PyTree) -> PyTree:
     """Make every leaf a strongly typed array of the dtype that it has.
 
     A weakly typed float64 times a float32 setting would be rounded to float32.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> jnp.asarray(1.0).weak_type, strong(1.0).weak_type
+        >>> jnp.asarray(1.0).weak_type, strongly_typed(1.0).weak_type
         (True, False)
     """
 
@@ -54,7 +54,7 @@ def widest(*values: Any) -> jnp.dtype:
         return jnp.result_type(*values)
 
 
-def mixing(*trees: PyTree) -> AbstractContextManager[Any]:
+def allow_mixed_dtypes(*trees: PyTree) -> AbstractContextManager[Any]:
     """Promote as JAX does by default, where these hold floats of several precisions.
 
     Who mixes them, as in a float32 setting for a bfloat16 parameter, has asked for it,
@@ -63,7 +63,7 @@ def mixing(*trees: PyTree) -> AbstractContextManager[Any]:
 
     Example:
         >>> a, b = jnp.ones(2, jnp.bfloat16), jnp.ones(2)
-        >>> with jax.numpy_dtype_promotion("strict"), mixing(a, b):
+        >>> with jax.numpy_dtype_promotion("strict"), allow_mixed_dtypes(a, b):
         ...     (a + b).dtype.name
         'float32'
     """

@@ -19,7 +19,7 @@ def varying_axes(tree: PyTree) -> frozenset[Any]:
     return frozenset().union(*map(_axes, arrays))
 
 
-def vary(tree: PyTree, axes: frozenset[Any]) -> PyTree:
+def make_varying(tree: PyTree, axes: frozenset[Any]) -> PyTree:
     """Let every leaf differ over these axes.
 
     JAX adds up a gradient over the devices when what it is taken with respect to does

@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.extend.core as jex
 
-from jmeta._compat import opened, scan_counts
+from jmeta._compat import scan_counts, split_constants
 from jmeta._core.tree import is_inexact
-from jmeta._jaxpr.interpret import AnyJaxpr, apply, called, evaluate
-from jmeta._jaxpr.rules import origin
+from jmeta._jaxpr.interpret import AnyJaxpr, apply_equation, called_jaxpr, walk
+from jmeta._jaxpr.rules import rule_origin
 
 Indices = frozenset[Any]
 """Of inputs that a value depends on; a `Cut` may put in what it wants to find."""
@@ -43,22 +43,24 @@ def dependencies(fun: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
         [[0, 1], [2]]
     """
     closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
-    outputs = flow(closed, each(closed.jaxpr.invars))
+    outputs = follow_indices(closed, own_indices(closed.jaxpr.invars))
     return jax.tree.structure(shape).unflatten(outputs), shape
 
 
-def each(variables: Sequence[Any]) -> list[Indices]:
+def own_indices(variables: Sequence[Any]) -> list[Indices]:
     """For each variable its own index, to begin with."""
     return [frozenset((i,)) for i in range(len(variables))]
 
 
-def drop(reason: str, eqn: jex.JaxprEqn | None, indices: Indices) -> Indices:
+def drop_all(reason: str, eqn: jex.JaxprEqn | None, indices: Indices) -> Indices:
     """A cut after which nothing goes on."""
     del reason, eqn, indices
     return frozenset()
 
 
-def flow(jaxpr: AnyJaxpr, inputs: Sequence[Indices], cut: Cut = drop) -> list[Indices]:
+def follow_indices(
+    jaxpr: AnyJaxpr, inputs: Sequence[Indices], cut: Cut = drop_all
+) -> list[Indices]:
     """Follow sets of indices from a jaxpr's inputs to its outputs."""
     return _Flow(cut, 0).through(jaxpr, inputs)
 
@@ -75,9 +77,9 @@ class _Flow:
             outputs = self.equation(eqn, inputs)
             return self.floats(eqn.outvars, outputs, eqn)
 
-        inner, _ = opened(jaxpr)
+        inner, _ = split_constants(jaxpr)
         inputs = self.floats(inner.invars, inputs)
-        return evaluate(jaxpr, visit, inputs, lambda constant: frozenset())
+        return walk(jaxpr, visit, inputs, lambda constant: frozenset())
 
     def floats(self, variables, indices, eqn=None) -> list[Indices]:
         """The indices, cut where a variable is an integer."""
@@ -105,7 +107,7 @@ class _Flow:
                 outs, _ = self.stable(body, consts, rest, carry)
                 (ends,) = self.through(params["cond_jaxpr"], [*inputs[:skip], *outs])
                 return [out | ends for out in outs]
-        found, inner = origin(eqn), called(eqn)
+        found, inner = rule_origin(eqn), called_jaxpr(eqn)
         if found and found.owner == "user" and self.depth < _NESTED:
             return self.by_rule(eqn, inputs)
         # a rule of JAX's own is followed like an operation, one of jmeta's like a call
@@ -141,8 +143,10 @@ class _Flow:
 
 def _used(eqn: jex.JaxprEqn) -> list[Indices]:
     """The inputs that each output is computed with, differentiably or not."""
-    if (inner := called(eqn)) is not None:
-        return flow(inner, each(eqn.invars), lambda reason, eqn, indices: indices)
+    if (inner := called_jaxpr(eqn)) is not None:
+        return follow_indices(
+            inner, own_indices(eqn.invars), lambda reason, eqn, indices: indices
+        )
     return [frozenset(range(len(eqn.invars)))] * len(eqn.outvars)
 
 
@@ -163,7 +167,7 @@ def _reached(eqn: jex.JaxprEqn, depth: int) -> list[Indices]:
             full = list(values)
             for i, value in zip(floats, moving, strict=True):
                 full[i] = value
-            outs = apply(eqn, full)
+            outs = apply_equation(eqn, full)
             return [outs[k] for k in outputs]
 
         return run, [values[i] for i in floats]
@@ -179,7 +183,7 @@ def _reached(eqn: jex.JaxprEqn, depth: int) -> list[Indices]:
     def sources(rule, starts):
         closed = jax.make_jaxpr(rule)(values, starts)
         nothing = [frozenset()] * len(values)
-        return _Flow(drop, depth).through(closed, [*nothing, *each(starts)])
+        return _Flow(drop_all, depth).through(closed, [*nothing, *own_indices(starts)])
 
     # an integer output has no rule, and is cut as one by who asks
     reached = [frozenset(range(len(eqn.invars)))] * len(eqn.outvars)

@@ -8,8 +8,8 @@ import jax
 import jax.extend.core as jex
 
 from jmeta._core.derivative_rules import code_of
-from jmeta._jaxpr.primitives import inner_jaxprs, place
-from jmeta._jaxpr.rules import JAX, definition, origin
+from jmeta._jaxpr.primitives import inner_jaxprs, source_line
+from jmeta._jaxpr.rules import JAX, rule_definition, rule_origin
 
 
 def foreign_rules(jaxpr: jex.Jaxpr) -> tuple[str, ...]:
@@ -38,7 +38,7 @@ def _search(jaxpr: jex.Jaxpr, seen: set[int]) -> Iterator[str]:
         return
     seen.add(id(jaxpr))
     for eqn in jaxpr.eqns:
-        if (found := origin(eqn)) and not found.exact:
+        if (found := rule_origin(eqn)) and not found.exact:
             yield _described(eqn)
         for inner in inner_jaxprs(eqn.params):
             yield from _search(inner, seen)
@@ -46,7 +46,7 @@ def _search(jaxpr: jex.Jaxpr, seen: set[int]) -> Iterator[str]:
 
 def _described(eqn: jex.JaxprEqn) -> str:
     """The function where the user wrote it, else the rule, else who called it."""
-    source, written = definition(eqn)
+    source, written = rule_definition(eqn)
     name, _, line = source.rpartition(" at ")
     file = line.rpartition(":")[0]
     if name and not file.startswith((JAX, _JMETA)):
@@ -56,7 +56,7 @@ def _described(eqn: jex.JaxprEqn) -> str:
     if owner == " of jmeta":
         return function
     if written is None:
-        line = place(eqn)
+        line = source_line(eqn)
         return f"{function}, called at {line}" if line else function
     # the function that `custom_gradient` makes says nothing
     if source in ("", "<unknown>") or file == _of_helper:

@@ -18,9 +18,9 @@ from jmeta._compat import (
     JITS,
     REMATS,
     bind,
-    opened,
     scan_counts,
     scan_options,
+    split_constants,
 )
 from jmeta._jaxpr.primitives import inner_jaxprs
 
@@ -34,7 +34,7 @@ Run = Callable[[AnyJaxpr, Sequence[Any]], Sequence[Any]]
 """`(jaxpr, inputs) -> outputs`, of a jaxpr within an equation."""
 
 
-def evaluate(
+def walk(
     jaxpr: AnyJaxpr,
     visit: Visit,
     inputs: Sequence[Any],
@@ -55,13 +55,10 @@ def evaluate(
         >>> import jax.numpy as jnp
         >>> names = lambda eqn, sets: [{eqn.primitive.name}.union(*sets)]
         >>> closed = jax.make_jaxpr(lambda x, y: (jnp.sin(x) * y, jnp.cos(y)))(1.0, 2.0)
-        >>> [
-        ...     sorted(s)
-        ...     for s in evaluate(closed, names, [set(), set()], lambda _: set())
-        ... ]
+        >>> [sorted(s) for s in walk(closed, names, [set(), set()], lambda _: set())]
         [['mul', 'sin'], ['cos']]
     """
-    inner, consts = opened(jaxpr)
+    inner, consts = split_constants(jaxpr)
     values = dict(zip(inner.constvars, map(lift, consts), strict=True))
     values.update(zip(inner.invars, inputs, strict=True))
 
@@ -74,7 +71,7 @@ def evaluate(
     return [read(atom) for atom in inner.outvars]
 
 
-def apply(eqn: jex.JaxprEqn, values: Sequence[Any]) -> list[Any]:
+def apply_equation(eqn: jex.JaxprEqn, values: Sequence[Any]) -> list[Any]:
     """What an equation gives for these arrays, as it stands."""
     inputs = {
         atom: value
@@ -87,12 +84,12 @@ def apply(eqn: jex.JaxprEqn, values: Sequence[Any]) -> list[Any]:
     return jax.core.eval_jaxpr(single, (), *inputs.values())
 
 
-def operation(eqn: jex.JaxprEqn) -> Callable[..., Any]:
+def as_function(eqn: jex.JaxprEqn) -> Callable[..., Any]:
     """What an equation does, as a function of operands that may be others."""
     return functools.partial(bind, eqn.primitive, eqn.params)
 
 
-def called(eqn: jex.JaxprEqn) -> AnyJaxpr | None:
+def called_jaxpr(eqn: jex.JaxprEqn) -> AnyJaxpr | None:
     """The jaxpr that an equation runs once on its inputs, if it is such a call."""
     match eqn.primitive.name:
         case name if name in JITS | REMATS:
@@ -106,7 +103,9 @@ def called(eqn: jex.JaxprEqn) -> AnyJaxpr | None:
     return None
 
 
-def enter(eqn: jex.JaxprEqn, values: Sequence[Any], run: Run) -> Sequence[Any] | None:
+def apply_with_inner(
+    eqn: jex.JaxprEqn, values: Sequence[Any], run: Run
+) -> Sequence[Any] | None:
     """Apply an equation with `run` in place of the jaxprs in it.
 
     Enters calls, `jax.checkpoint`, `cond`, `scan` and `while`; a function with a
@@ -135,7 +134,7 @@ def enter(eqn: jex.JaxprEqn, values: Sequence[Any], run: Run) -> Sequence[Any] |
             )
             return again(*values)
         case "cond":
-            branches = [_alone(run, branch) for branch in params["branches"]]
+            branches = [_on_flat_values(run, branch) for branch in params["branches"]]
             return jax.lax.switch(values[0], branches, *values[1:])
         case "while":
             return _enter_while(params, values, run)
@@ -144,8 +143,8 @@ def enter(eqn: jex.JaxprEqn, values: Sequence[Any], run: Run) -> Sequence[Any] |
     return None
 
 
-def entered(eqn: jex.JaxprEqn) -> Iterator[jex.Jaxpr]:
-    """The jaxprs that `enter` runs in an equation, without their constants."""
+def enterable_jaxprs(eqn: jex.JaxprEqn) -> Iterator[jex.Jaxpr]:
+    """The jaxprs in an equation that `apply_with_inner` runs, without constants."""
     if eqn.primitive.name in JITS | INLINED_CALLS | REMATS | _LOOPS:
         yield from inner_jaxprs(eqn.params)
 
@@ -153,21 +152,23 @@ def entered(eqn: jex.JaxprEqn) -> Iterator[jex.Jaxpr]:
 _LOOPS = frozenset({"cond", "scan", "while"})
 
 
-def _alone(run: Run, jaxpr: AnyJaxpr) -> Callable[..., list[Any]]:
+def _on_flat_values(run: Run, jaxpr: AnyJaxpr) -> Callable[..., list[Any]]:
     return lambda *values: list(run(jaxpr, values))
 
 
 def _enter_jit(eqn, values, run):
     # stays a call: it may say where its values lie
     jaxpr = eqn.params["jaxpr"]
-    again = jax.make_jaxpr(_alone(run, jaxpr))(*jaxpr.in_avals)
+    again = jax.make_jaxpr(_on_flat_values(run, jaxpr))(*jaxpr.in_avals)
     return bind(eqn.primitive, {**eqn.params, "jaxpr": again}, *values)
 
 
 def _enter_while(params, values, run):
     body_start = params["cond_nconsts"]
     start = body_start + params["body_nconsts"]
-    cond, body = (_alone(run, params[f"{name}_jaxpr"]) for name in ("cond", "body"))
+    cond, body = (
+        _on_flat_values(run, params[f"{name}_jaxpr"]) for name in ("cond", "body")
+    )
     return jax.lax.while_loop(
         lambda carry: cond(*values[:body_start], *carry)[0],
         lambda carry: body(*values[body_start:start], *carry),
@@ -177,7 +178,7 @@ def _enter_while(params, values, run):
 
 def _enter_scan(params, values, run):
     start, num_carry = scan_counts(params)
-    body = _alone(run, params["jaxpr"])
+    body = _on_flat_values(run, params["jaxpr"])
 
     def step(carry, xs):
         outs = body(*values[:start], *carry, *xs)

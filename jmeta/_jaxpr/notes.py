@@ -13,7 +13,7 @@ _MARK = "jmeta note: "
 _UPDATE = "optax_update"
 
 
-def noted(fun: Callable[..., Any], note: str) -> Callable[..., Any]:
+def with_note(fun: Callable[..., Any], note: str) -> Callable[..., Any]:
     """The same function, whose equations carry a note wherever they end up.
 
     A note is a name scope: it survives differentiation, batching and compilation, and
@@ -21,7 +21,7 @@ def noted(fun: Callable[..., Any], note: str) -> Callable[..., Any]:
 
     Example:
         >>> import jax
-        >>> f = noted(lambda x: x**2, "a square")
+        >>> f = with_note(lambda x: x**2, "a square")
         >>> notes(jax.make_jaxpr(jax.jit(jax.grad(f)))(1.0).jaxpr)
         ('a square',)
     """

@@ -6,8 +6,8 @@ from typing import Any
 
 import jax.extend.core as jex
 
-from jmeta._compat import opened, scan_counts
-from jmeta._jaxpr.interpret import called
+from jmeta._compat import scan_counts, split_constants
+from jmeta._jaxpr.interpret import called_jaxpr
 
 
 def count_operations(closed: jex.ClosedJaxpr) -> float:
@@ -31,7 +31,7 @@ def count_operations(closed: jex.ClosedJaxpr) -> float:
 
 def _count(jaxpr, wanted: Sequence[bool]) -> tuple[float, list[bool]]:
     """Operations for the wanted outputs, and which inputs these need."""
-    jaxpr, _ = opened(jaxpr)
+    jaxpr, _ = split_constants(jaxpr)
     needed, total = set(), 0.0
 
     def need(atoms, flags):
@@ -53,7 +53,7 @@ def _count(jaxpr, wanted: Sequence[bool]) -> tuple[float, list[bool]]:
 
 def _of_equation(eqn: jex.JaxprEqn, wanted: list[bool]) -> tuple[float, list[bool]]:
     all_inputs = [True] * len(eqn.invars)
-    if (inner := called(eqn)) is not None:
+    if (inner := called_jaxpr(eqn)) is not None:
         return _count(inner, wanted)
     match eqn.primitive.name:
         case "scan":

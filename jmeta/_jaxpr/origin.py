@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from jmeta._compat import scan_counts
 from jmeta._core.tree import is_inexact
-from jmeta._jaxpr.interpret import AnyJaxpr, apply, called, evaluate
-from jmeta._jaxpr.primitives import place
+from jmeta._jaxpr.interpret import AnyJaxpr, apply_equation, called_jaxpr, walk
+from jmeta._jaxpr.primitives import source_line
 
 
 class Origin(NamedTuple):
@@ -71,10 +71,10 @@ class _Value(NamedTuple):
 
 def _run(jaxpr: AnyJaxpr, args: Sequence[Any]) -> list[_Value]:
     def visit(eqn, inputs):
-        outputs = apply(eqn, [value.array for value in inputs])
+        outputs = apply_equation(eqn, [value.array for value in inputs])
         return [_Value(x, eqn, k, inputs) for k, x in enumerate(outputs)]
 
-    return evaluate(jaxpr, visit, [*map(_Value, args)], _Value)
+    return walk(jaxpr, visit, [*map(_Value, args)], _Value)
 
 
 def _has_nan(x: Any) -> bool:
@@ -91,7 +91,7 @@ def _search(value: _Value, is_bad: Callable[[Any], bool]) -> Origin | None:
         if not bad:
             inputs = [before.array for before in value.inputs]
             return _inside(eqn, inputs, value.output, is_bad) or Origin(
-                (), eqn.primitive.name, place(eqn), eqn
+                (), eqn.primitive.name, source_line(eqn), eqn
             )
         value = bad[0]
     return None
@@ -101,7 +101,7 @@ def _inside(eqn, inputs, output, is_bad) -> Origin | None:
     """The origin within an equation that runs a jaxpr of its own."""
     if eqn.primitive.name == "scan":
         return _in_scan(eqn, inputs, output, is_bad)
-    inner = called(eqn)
+    inner = called_jaxpr(eqn)
     if eqn.primitive.name == "cond":
         inner, inputs = eqn.params["branches"][int(inputs[0])], inputs[1:]
     if inner is None:
@@ -128,7 +128,7 @@ def _in_scan(eqn, inputs, output, is_bad):
         if bad:
             inner = _in_jaxpr(body, step_inputs, bad[0], is_bad)
             if inner is None:
-                return Origin((i,), eqn.primitive.name, place(eqn), eqn)
+                return Origin((i,), eqn.primitive.name, source_line(eqn), eqn)
             return inner._replace(steps=(i, *inner.steps))
         carry = outs[:num_carry]
     return None

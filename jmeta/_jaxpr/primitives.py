@@ -20,7 +20,7 @@ def inner_jaxprs(parameter: Any) -> Iterator[jex.Jaxpr]:
         yield from inner_jaxprs(list(parameter.values()))
 
 
-def place(eqn: jex.JaxprEqn) -> str:
+def source_line(eqn: jex.JaxprEqn) -> str:
     """The line that an equation comes from, as `file.py:12 in function`.
 
     The user's where it is known; jax forgets who called a loop within its body, and

@@ -25,10 +25,10 @@ from jax.extend.core import primitives
 from jax.interpreters import ad, batching, mlir
 
 from jmeta._compat import INLINED_CALLS, JITS, REMATS, SCAN_FORGETS_RULES, bind
-from jmeta._jaxpr.rules import origin
+from jmeta._jaxpr.rules import rule_origin
 
 
-def remembering(fun: Callable[..., Any]) -> Callable[..., Any]:
+def preserving_rules(fun: Callable[..., Any]) -> Callable[..., Any]:
     """The same function, with the rules that a scan would forget.
 
     Those of `jax.custom_jvp` that are not known to be derivatives, at any depth.
@@ -40,7 +40,7 @@ def remembering(fun: Callable[..., Any]) -> Callable[..., Any]:
         >>> f = jax.custom_jvp(lambda x: x + 1)
         >>> rule = f.defjvp(lambda xs, dots: (f(*xs), f(*xs) * dots[0]))
         >>> loop = lambda x: jax.lax.scan(lambda x, _: (f(x), None), x, length=2)[0]
-        >>> float(jax.grad(jax.grad(remembering(loop)))(1.0))  # of f(f(x)) * f(x)
+        >>> float(jax.grad(jax.grad(preserving_rules(loop)))(1.0))  # of f(f(x)) * f(x)
         18.0
     """
     if not SCAN_FORGETS_RULES:
@@ -86,7 +86,7 @@ class _Rewriting:
 
     def _equation(self, eqn: jex.JaxprEqn) -> jex.JaxprEqn:
         if eqn.primitive is primitives.custom_jvp_call_p:
-            found = origin(eqn)
+            found = rule_origin(eqn)
             return eqn.replace(primitive=_call) if found and not found.exact else eqn
         if eqn.primitive is primitives.custom_vjp_call_p:
             forward = _Forward(eqn.params["fwd_jaxpr_thunk"])
@@ -144,7 +144,7 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any):
         return _jaxs(params, *values)
 
     dots = [tangents[i] for i in moving]
-    rule = remembering(functools.partial(jax.jvp, at))
+    rule = preserving_rules(functools.partial(jax.jvp, at))
     outs, outs_dot = rule([primals[i] for i in moving], dots)
     return outs, [_tangent(out, dot) for out, dot in zip(outs, outs_dot, strict=True)]
 
@@ -175,7 +175,7 @@ def _batch(axis: Any, args: Sequence[Any], dims: Sequence[Any], **params: Any):
         axis_size=axis.size,
         spmd_axis_name=axis.spmd_name,
     )
-    outs = remembering(mapped)(*args)
+    outs = preserving_rules(mapped)(*args)
     return outs, [0] * len(outs)
 
 

@@ -22,14 +22,14 @@ import jax
 import jax.extend.core as jex
 from jax.interpreters import ad
 
-from jmeta._core.derivative_rules import Origin, code_of, origin_of_own
+from jmeta._core.derivative_rules import RuleOrigin, code_of, own_rule_origin
 from jmeta._jaxpr.primitives import inner_jaxprs
 
 JAX = os.path.dirname(jax.__file__) + os.sep
 """How the names of the files start that JAX's own functions are written in."""
 
 
-def origin(eqn: jex.JaxprEqn) -> Origin | None:
+def rule_origin(eqn: jex.JaxprEqn) -> RuleOrigin | None:
     """Whose the derivative rule of an equation is.
 
     None where an equation brings no rule along: it is one of JAX's operations, or a
@@ -39,13 +39,13 @@ def origin(eqn: jex.JaxprEqn) -> Origin | None:
     match eqn.primitive.name:
         case "custom_jvp_call" | "remembered_call":
             rule, given = _unwrapped(params["jvp_jaxpr_fun"])
-            if own := origin_of_own(rule):
+            if own := own_rule_origin(rule):
                 return own
             of_jax = _is_of_jax(rule, given, _source(params["call_jaxpr"]))
             return _OF_JAX if of_jax else _OF_USER
         case "custom_vjp_call":
             # JAX's are kernels, whose quantised arithmetic has no true derivative
-            return origin_of_own(_unwrapped(params["bwd"])[0]) or _OF_USER
+            return own_rule_origin(_unwrapped(params["bwd"])[0]) or _OF_USER
         case "custom_linear_solve":
             return _OF_JAX if _is_direct(params["jaxprs"]) else _OF_USER
         case "linear_call" | "custom_transpose_call":
@@ -57,7 +57,7 @@ def origin(eqn: jex.JaxprEqn) -> Origin | None:
     return None if _is_made_by_jax(rules) else _OF_USER
 
 
-class Definition(NamedTuple):
+class RuleDefinition(NamedTuple):
     """What an equation with a rule was defined by.
 
     Attributes:
@@ -69,7 +69,7 @@ class Definition(NamedTuple):
     written: Any
 
 
-def definition(eqn: jex.JaxprEqn) -> Definition:
+def rule_definition(eqn: jex.JaxprEqn) -> RuleDefinition:
     """Find the function of an equation that brings a rule along, and the rule's."""
     params, rules = eqn.params, []
     match eqn.primitive.name:
@@ -86,11 +86,11 @@ def definition(eqn: jex.JaxprEqn) -> Definition:
         case name:
             source = type(params["_prim"]).__name__ if "_prim" in params else name
     written = (f for f in _functions(rules) if not (_is_in_jax(f) or _is_jax_object(f)))
-    return Definition(source, next(written, None))
+    return RuleDefinition(source, next(written, None))
 
 
-_OF_JAX = Origin("jax", exact=True)
-_OF_USER = Origin("user", exact=False)
+_OF_JAX = RuleOrigin("jax", exact=True)
+_OF_USER = RuleOrigin("user", exact=False)
 
 
 def _unwrapped(rule: Any) -> tuple[Any, list[Any] | None]:

@@ -9,11 +9,11 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 
 from jmeta._core.tree import is_inexact
-from jmeta._jaxpr.interpret import Run, apply, enter, evaluate
+from jmeta._jaxpr.interpret import Run, apply_equation, apply_with_inner, walk
 from jmeta._jaxpr.primitives import has_primitive, inner_jaxprs
 
 
-def selecting(fun: Callable[..., Any]) -> Callable[..., Any]:
+def with_selections(fun: Callable[..., Any]) -> Callable[..., Any]:
     """The function with selections in place of branches, for a rule's derivative of it.
 
     JAX makes a selection of a branch that differs between the tasks of a `jax.vmap`,
@@ -26,19 +26,19 @@ def selecting(fun: Callable[..., Any]) -> Callable[..., Any]:
 
     Example:
         >>> relu = lambda x: jax.lax.cond(x > 0, lambda: x, lambda: 0.0)
-        >>> "cond" in str(jax.make_jaxpr(selecting(relu))(2.0))
+        >>> "cond" in str(jax.make_jaxpr(with_selections(relu))(2.0))
         False
     """
 
     def run(*args: Any) -> Any:
         closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
-        outs = evaluate(closed, _visit, jax.tree.leaves(args))
+        outs = walk(closed, _visit, jax.tree.leaves(args))
         return jax.tree.structure(shape).unflatten(outs)
 
     return run
 
 
-def selection(
+def select_branch(
     eqn: jex.JaxprEqn, values: Sequence[Any], moving: Sequence[bool], run: Run
 ) -> list[Any]:
     """Every branch of a `cond`, and the outputs of one of them.
@@ -62,14 +62,14 @@ def selection(
 
 def _visit(eqn: jex.JaxprEqn, values: list[Any]) -> Sequence[Any]:
     def run(jaxpr, values):
-        return evaluate(jaxpr, _visit, values)
+        return walk(jaxpr, _visit, values)
 
     if eqn.primitive.name == "cond":
-        return selection(eqn, values, [*map(_moves, values)], run)
+        return select_branch(eqn, values, [*map(_moves, values)], run)
     outs = None
     if any(has_primitive(inner, {"cond"}) for inner in inner_jaxprs(eqn.params)):
-        outs = enter(eqn, values, run)
-    return apply(eqn, values) if outs is None else outs
+        outs = apply_with_inner(eqn, values, run)
+    return apply_equation(eqn, values) if outs is None else outs
 
 
 def _moves(value: Any) -> bool:

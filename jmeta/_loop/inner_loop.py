@@ -10,15 +10,15 @@ import optax
 from jax.typing import ArrayLike
 
 from jmeta._core import validate
-from jmeta._core.tree import split_by_path, strong
+from jmeta._core.tree import split_by_path, strongly_typed
 from jmeta._core.typing import Key, Path, PyTree
-from jmeta._core.varying import in_shard_map, vary, varying_axes
+from jmeta._core.varying import in_shard_map, make_varying, varying_axes
 from jmeta._jaxpr.hoist import hoist
 from jmeta._loop import checks
 from jmeta._loop.objective import make_objective
-from jmeta._loop.step import Carry, Training, constant, perturbed
+from jmeta._loop.step import Carry, Training, perturbed, without_derivative
 from jmeta.adjoint import Adjoint, Unroll
-from jmeta.adjoint._base import Loop, Objective, Outcome, first
+from jmeta.adjoint._base import Loop, Objective, Outcome, first_slice
 from jmeta.adjoint._gradient import reverse_gradient
 from jmeta.optim.hyperparams import assign
 
@@ -209,7 +209,7 @@ def inner_loop(
         validate.instance("hyperparams", hyperparams, Mapping, must, use=use)
     if key is not None:
         validate.key("key", key)
-    params, state, batch, batches = strong((params, state, batch, batches))
+    params, state, batch, batches = strongly_typed((params, state, batch, batches))
     trained, merge = split_by_path(params, trainable or (lambda path: True))
     checks.trained(trained)
     if opt_state is None:
@@ -218,10 +218,10 @@ def inner_loop(
         opt_state = checks.opt_state(opt_state, tx, trained)
     if perturbations is not None:
         validate.arrays("perturbations", perturbations, some=False)
-        perturbations = strong(perturbations)
+        perturbations = strongly_typed(perturbations)
         checks.perturbations(perturbations, trained, steps)
     overrides = assign(hyperparams or {}, opt_state, steps, params)
-    carry = Carry(trained, strong(opt_state), jax.lax.stop_gradient(state))
+    carry = Carry(trained, strongly_typed(opt_state), jax.lax.stop_gradient(state))
     training = Training(
         tx=tx,
         overrides=overrides,
@@ -233,19 +233,21 @@ def inner_loop(
     xs = training.xs(steps, batches, perturbations)
 
     def objective_of(carry: Carry) -> Objective:
-        inputs = jax.eval_shape(training.inputs, carry, first(xs))
+        inputs = jax.eval_shape(training.inputs, carry, first_slice(xs))
         args = apply_fn, loss_fn, has_aux, merge
         return make_objective(*args, carry.params, inputs)
 
     # inside shard_map: train parameters of each device's own, see `vary`
     axes = varying_axes((carry, batch, xs, hyperparams, key, active))
     # of counts that differ, each device's decides which slices a step sees
-    xs = vary(xs, varying_axes(active))
-    objective = objective_of(carry := vary(carry, axes))
+    xs = make_varying(xs, varying_axes(active))
+    objective = objective_of(carry := make_varying(carry, axes))
     if in_shard_map():
         step = training.make_step(objective, reverse_gradient(objective))
-        captured = hoist(step, carry, first(xs)).captured
-        objective = objective_of(carry := vary(carry, axes | varying_axes(captured)))
+        captured = hoist(step, carry, first_slice(xs)).captured
+        objective = objective_of(
+            carry := make_varying(carry, axes | varying_axes(captured))
+        )
     loop = Loop(
         objective=objective,
         make_step=functools.partial(training.make_step, objective),
@@ -254,7 +256,7 @@ def inner_loop(
         xs=xs,
         steps=steps,
         active=active,
-        constant=constant,
+        without_derivative=without_derivative,
         perturbations=perturbations,
     )
     outcome = adjoint(loop)

@@ -12,10 +12,10 @@ from jax.tree_util import keystr, tree_leaves_with_path
 from jmeta._core import validate
 from jmeta._core.tree import cast_like, is_float
 from jmeta._core.typing import Key, PyTree
-from jmeta._jaxpr.flow import each, flow
+from jmeta._jaxpr.flow import follow_indices, own_indices
 from jmeta._jaxpr.foreign import foreign_rules
 from jmeta._jaxpr.hoist import hoist
-from jmeta._jaxpr.remembered import remembering
+from jmeta._jaxpr.remembered import preserving_rules
 from jmeta.adjoint._base import Objective
 
 
@@ -112,7 +112,7 @@ def make_objective(
     constant = {id(x) for x in jax.tree.leaves(merge(params))}
     rules = foreign_rules(jaxpr.jaxpr)
     return Objective(
-        pure=remembering(pure) if rules else pure,
+        pure=preserving_rules(pure) if rules else pure,
         captured=captured,
         frozen=[x for x in captured if id(x) in constant],
         foreign_rules=rules,
@@ -223,7 +223,10 @@ def _check_scalar(loss, has_aux):
 
 def _check_reaches(jaxpr, num_params):
     """Refuse a loss that no path of differentiable values leads to."""
-    if not any(i < num_params for i in flow(jaxpr, each(jaxpr.jaxpr.invars))[0]):
+    if not any(
+        i < num_params
+        for i in follow_indices(jaxpr, own_indices(jaxpr.jaxpr.invars))[0]
+    ):
         raise ValueError(
             "The loss does not depend on the trained parameters (or `stop_gradient`,"
             " an integer or a custom derivative rule cuts it off), so no step would"

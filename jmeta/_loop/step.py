@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import optax
 from jax.tree_util import keystr, tree_leaves_with_path
 
-from jmeta._core.tree import cast_like, is_float, mixing
+from jmeta._core.tree import allow_mixed_dtypes, cast_like, is_float
 from jmeta._core.typing import Key, PyTree
-from jmeta._jaxpr.remembered import remembering
+from jmeta._jaxpr.remembered import preserving_rules
 from jmeta._loop.objective import Inputs
-from jmeta.adjoint._base import Gradient, Objective, Start, Step, missing
+from jmeta.adjoint._base import Gradient, Objective, Start, Step, missing_output
 from jmeta.optim._finite.own import guarded_update, wanted
 from jmeta.optim.hyperparams import Assignment, override, restore, stop_gradient
 
@@ -25,7 +25,7 @@ class Carry(NamedTuple):
     state: PyTree
 
 
-def constant(carry: Carry) -> Carry:
+def without_derivative(carry: Carry) -> Carry:
     """The same without derivative, except for the optimizer's hyperparameters.
 
     The state has none in any case.
@@ -37,7 +37,7 @@ def constant(carry: Carry) -> Carry:
     )
 
 
-class X(NamedTuple):
+class StepInput(NamedTuple):
     """What differs between steps: the index and slices of what has a steps axis."""
 
     step: jax.Array
@@ -46,7 +46,7 @@ class X(NamedTuple):
     perturbation: PyTree
 
 
-class Y(NamedTuple):
+class StepOutput(NamedTuple):
     """What a step gives; `params` are those it started from, None without history."""
 
     loss: jax.Array
@@ -64,16 +64,16 @@ class Training(NamedTuple):
     key: Key | None
     history: bool
 
-    def xs(self, steps: int, batches: PyTree, perturbations: PyTree) -> X:
+    def xs(self, steps: int, batches: PyTree, perturbations: PyTree) -> StepInput:
         """What differs between steps, leading axis `steps`."""
-        return X(
+        return StepInput(
             step=jnp.arange(steps, dtype=jnp.int32),
             batch=batches,
             hyperparams=[assignment.xs for assignment in self.overrides],
             perturbation=jax.tree.map(lambda d: d[:-1], perturbations),
         )
 
-    def inputs(self, carry: Carry, x: X) -> Inputs:
+    def inputs(self, carry: Carry, x: StepInput) -> Inputs:
         """What the objective takes at a step beside the parameters."""
         key = None if self.key is None else jax.random.fold_in(self.key, x.step)
         batch = self.batch if x.batch is None else x.batch
@@ -94,18 +94,18 @@ class Training(NamedTuple):
         if start is not None:
             train = _if_active(train, start)
 
-        def step(carry: Carry, x: X) -> tuple[Carry, Y]:
+        def step(carry: Carry, x: StepInput) -> tuple[Carry, StepOutput]:
             carry = _perturbed(carry, x)
             new, loss, aux = train(carry, x)
-            return new, Y(loss, aux, carry.params if self.history else None)
+            return new, StepOutput(loss, aux, carry.params if self.history else None)
 
         # what a rule of reverse mode calls is seen once the gradient is taken
-        return remembering(step) if objective.foreign_rules else step
+        return preserving_rules(step) if objective.foreign_rules else step
 
     def _make_training_step(self, objective, gradient):
         tx, update = self.tx, guarded_update(self.tx)
 
-        def train(carry: Carry, x: X) -> tuple[Carry, jax.Array, PyTree]:
+        def train(carry: Carry, x: StepInput) -> tuple[Carry, jax.Array, PyTree]:
             params, inputs = carry.params, self.inputs(carry, x)
             (loss, extra), grads = gradient(params, inputs)
             if self.grad_callback is not None:
@@ -137,13 +137,13 @@ def _if_active(train, start):
         on = x.step < start.active
         new, *given = train(*_where(on, (carry, x), elsewhere))
         given = jax.tree.map(jnp.asarray, given)
-        nothing = jax.tree.map(missing, given)
+        nothing = jax.tree.map(missing_output, given)
         return _where(on, new, carry), *_where(on, given, nothing)
 
     return train_if_active
 
 
-def _perturbed(carry: Carry, x: X) -> Carry:
+def _perturbed(carry: Carry, x: StepInput) -> Carry:
     if x.perturbation is None:
         return carry
     return carry._replace(params=perturbed(carry.params, x.perturbation))
@@ -153,7 +153,7 @@ def perturbed(params: PyTree, shifts: PyTree) -> PyTree:
     """The parameters plus what is like them, in their own precision."""
 
     def add(param, shift):
-        with mixing(param, shift):
+        with allow_mixed_dtypes(param, shift):
             return (param + shift).astype(param.dtype)
 
     return jax.tree.map(add, params, shifts)

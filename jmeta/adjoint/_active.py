@@ -30,15 +30,15 @@ from jmeta._core.typing import PyTree
 from jmeta._core.varying import varying_axes
 from jmeta._jaxpr.hoist import hoist
 from jmeta._jaxpr.primitives import has_primitive
-from jmeta._jaxpr.selecting import selecting
-from jmeta.adjoint._base import Gradient, Loop, Start, Step, first
+from jmeta._jaxpr.selecting import with_selections
+from jmeta.adjoint._base import Gradient, Loop, Start, Step, first_slice
 from jmeta.adjoint._symbolic import differentiated, materialised
 
 Scan = Callable[[Step, Any, PyTree], tuple[Any, PyTree]]
 """`(step, carry, xs) -> (carry, ys)`."""
 
 
-def run(loop: Loop, gradient: Gradient, scan: Scan) -> tuple[Any, PyTree]:
+def run_active_steps(loop: Loop, gradient: Gradient, scan: Scan) -> tuple[Any, PyTree]:
     """Run the loop's steps, of which those from `loop.active` on do nothing.
 
     Args:
@@ -53,7 +53,7 @@ def run(loop: Loop, gradient: Gradient, scan: Scan) -> tuple[Any, PyTree]:
         return scan(loop.make_step(gradient), loop.carry, loop.xs)
 
     def counted(active, carry, xs):
-        start = Start(active, carry, first(xs))
+        start = Start(active, carry, first_slice(xs))
         return scan(loop.make_step(gradient, start), carry, xs)
 
     args = loop.active, loop.carry, loop.xs
@@ -66,7 +66,7 @@ def run(loop: Loop, gradient: Gradient, scan: Scan) -> tuple[Any, PyTree]:
         full = [x if moved is None else moved for x, moved in pairs]
         is_moving = treedef.unflatten([x is not None for x in moving]).captured
         captured, active, carry, xs = treedef.unflatten(full)
-        some = active > first(xs).step
+        some = active > first_slice(xs).step
         guarded = [
             jnp.where(some, x, jax.lax.stop_gradient(x))
             if m and varying_axes(some) <= varying_axes(x)
@@ -79,7 +79,7 @@ def run(loop: Loop, gradient: Gradient, scan: Scan) -> tuple[Any, PyTree]:
     return rule(steps, leaves)
 
 
-def cut(loop: Loop, ys: Any) -> Any:
+def cut_missing_outputs(loop: Loop, ys: Any) -> Any:
     """The same without derivative in what steps gave that were not taken.
 
     A loop that is differentiated as a whole multiplies: by NaN, if the loss that stands
@@ -116,7 +116,7 @@ def active_jvp(steps, primals, tangents):
     (leaves,), (dots,) = primals, tangents
     dots = [dot if differentiated(dot) else None for dot in dots]
     moving = [None if dot is None else x for x, dot in zip(leaves, dots, strict=True)]
-    at = selecting(lambda moving: steps(leaves, moving))
+    at = with_selections(lambda moving: steps(leaves, moving))
     return jax.jvp(at, (moving,), (dots,))
 
 

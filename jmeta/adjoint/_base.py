@@ -69,8 +69,9 @@ class Loop(NamedTuple):
         xs: What differs between steps, leading axis `steps`.
         steps: How many.
         active: How many of them are taken, or None for all.
-        constant: `carry -> carry` without derivative, except for the hyperparameters
-            in the optimizer's state: they are settings of every later step too.
+        without_derivative: `carry -> carry`, the same values without derivative, except
+            for the hyperparameters in the optimizer's state: every later step uses them
+            too.
         perturbations: What `xs` adds to the parameters at each step, or None.
     """
 
@@ -81,7 +82,7 @@ class Loop(NamedTuple):
     xs: Any
     steps: int
     active: jax.Array | None
-    constant: Callable[[Any], Any]
+    without_derivative: Callable[[Any], Any]
     perturbations: PyTree
 
 
@@ -114,15 +115,15 @@ def scan(
 ) -> tuple[Any, PyTree]:
     """`jax.lax.scan`, except that fewer than two steps are not compiled as a loop."""
     if steps == 0:
-        _, y = jax.eval_shape(step, carry, first(xs))
-        return carry, jax.tree.map(lambda y: missing(y, 0), y)
+        _, y = jax.eval_shape(step, carry, first_slice(xs))
+        return carry, jax.tree.map(lambda y: missing_output(y, 0), y)
     if steps == 1:
-        carry, y = step(carry, first(xs))
+        carry, y = step(carry, first_slice(xs))
         return carry, jax.tree.map(lambda y: jnp.asarray(y)[None], y)
     return jax.lax.scan(step, carry, xs, length=steps, unroll=unroll)
 
 
-def first(xs: PyTree) -> Any:
+def first_slice(xs: PyTree) -> Any:
     """The first step's slices; of no steps, what their shapes and dtypes would be."""
 
     def one(x):
@@ -133,7 +134,7 @@ def first(xs: PyTree) -> Any:
     return jax.tree.map(one, xs)
 
 
-def missing(y: Any, *leading: int) -> jax.Array:
+def missing_output(y: Any, *leading: int) -> jax.Array:
     """What stands for the output of a step that is not taken: NaN, 0 for integers.
 
     Args:
@@ -141,7 +142,10 @@ def missing(y: Any, *leading: int) -> jax.Array:
         *leading: Axes to put before its shape.
 
     Example:
-        >>> missing(jnp.ones(2)).tolist(), missing(jnp.arange(2), 1).tolist()
+        >>> (
+        ...     missing_output(jnp.ones(2)).tolist(),
+        ...     missing_output(jnp.arange(2), 1).tolist(),
+        ... )
         ([nan, nan], [[0, 0]])
     """
     nothing = jnp.nan if jnp.issubdtype(y.dtype, jnp.inexact) else 0

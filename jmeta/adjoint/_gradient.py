@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jmeta._core.derivative_rules import true_derivative
-from jmeta._core.remat import computed_once, keep
+from jmeta._core.remat import mark_to_store, prevent_cpu_fusion
 from jmeta._core.tree import is_inexact
 from jmeta._core.typing import PyTree
 from jmeta.adjoint._base import Gradient, Objective
@@ -44,7 +44,7 @@ def mixed_gradient(objective: Objective, *, rolled: bool = True) -> Gradient:
 
     def plain(params, captured, inputs):
         value, grads = _value_and_grad(objective, (params, captured, inputs))
-        return value, keep(grads)
+        return value, mark_to_store(grads)
 
     def forward(*args):
         return plain(*args), args
@@ -55,7 +55,7 @@ def mixed_gradient(objective: Objective, *, rolled: bool = True) -> Gradient:
         (loss_bar, extra_bar), v = cotangents
         # slices of what is stored and the optimizer's arithmetic, each used many times
         if rolled:
-            params, v = computed_once((params, v))
+            params, v = prevent_cpu_fusion((params, v))
         leaves, treedef = jax.tree.flatten(rest)
         floats = [x for x in leaves if is_inexact(x)]
 
@@ -98,7 +98,7 @@ def first_order_gradient(objective: Objective, perturbations: PyTree) -> Gradien
     return gradient
 
 
-def for_line_search(gradient: Gradient, opt_state: PyTree) -> Gradient:
+def refusing_line_search(gradient: Gradient, opt_state: PyTree) -> Gradient:
     """The same gradient; with optax's line search it refuses to be differentiated.
 
     That search ends by itself, in a loop that reverse mode cannot go through; what JAX

@@ -9,7 +9,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from jmeta._core.typing import PyTree
-from jmeta._core.varying import axes_of, vary
+from jmeta._core.varying import axes_of, make_varying
 
 
 def differentiated(tangents: PyTree) -> list[tuple[str, Any]]:
@@ -34,6 +34,6 @@ def materialised(cotangents: PyTree) -> PyTree:
         aval: Any = x.aval
         if aval.dtype == jax.dtypes.float0:
             return np.zeros(aval.shape, aval.dtype)
-        return vary(jnp.zeros(aval.shape, aval.dtype), axes_of(aval))
+        return make_varying(jnp.zeros(aval.shape, aval.dtype), axes_of(aval))
 
     return jax.tree.map(array, cotangents)

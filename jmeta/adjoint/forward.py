@@ -12,7 +12,7 @@ from jmeta._core import validate
 from jmeta._core.derivative_rules import true_derivative
 from jmeta._core.tree import is_inexact
 from jmeta._core.typing import PyTree
-from jmeta._core.varying import vary, varying_axes
+from jmeta._core.varying import make_varying, varying_axes
 from jmeta._jaxpr.hoist import hoist
 from jmeta.adjoint import _active
 from jmeta.adjoint._base import Loop, Outcome, scan
@@ -74,7 +74,9 @@ class ForwardMode:
 
         def run(carry, xs):
             steps = functools.partial(scan, steps=loop.steps)
-            return _active.run(loop._replace(carry=carry, xs=xs), gradient, steps)
+            return _active.run_active_steps(
+                loop._replace(carry=carry, xs=xs), gradient, steps
+            )
 
         pure, captured, _ = hoist(run, loop.carry, loop.xs)
         carry = loop.carry
@@ -95,7 +97,7 @@ class ForwardMode:
 
         rule.defjvp(jvp, symbolic_zeros=True)
         carry, ys = rule(inputs)
-        return Outcome(carry, _active.cut(loop, ys))
+        return Outcome(carry, _active.cut_missing_outputs(loop, ys))
 
     def _check_count(self, inputs_dot):
         counts = {
@@ -149,7 +151,7 @@ def _forward(fun, inputs, inputs_dot):
         for x in moving:
             size = _count(x)
             one = (jnp.arange(size) == j - start).astype(x.real.dtype)
-            direction.append(vary(_like(one, x), varying_axes(x)))
+            direction.append(make_varying(_like(one, x), varying_axes(x)))
             start += size
         return jax.jvp(outputs, (moving,), (direction,), has_aux=True)
 

@@ -13,11 +13,11 @@ from jax.custom_derivatives import zero_from_primal
 from jmeta._core import validate
 from jmeta._core.derivative_rules import approximation
 from jmeta._core.typing import PyTree
-from jmeta._core.varying import vary, varying_axes
+from jmeta._core.varying import make_varying, varying_axes
 from jmeta._jaxpr.hoist import hoist
-from jmeta._jaxpr.selecting import selecting
+from jmeta._jaxpr.selecting import with_selections
 from jmeta.adjoint import _active, _check
-from jmeta.adjoint._base import Loop, Outcome, first, missing, scan
+from jmeta.adjoint._base import Loop, Outcome, first_slice, missing_output, scan
 from jmeta.adjoint._gradient import reverse_gradient
 from jmeta.adjoint._symbolic import differentiated
 from jmeta.adjoint.solvers import CG, GMRES, Neumann, NormalCG
@@ -250,7 +250,7 @@ class Implicit:
     def _run(self, loop: Loop, condition) -> tuple[Any, PyTree, jax.Array | None]:
         gradient = reverse_gradient(loop.objective)
         step = loop.make_step(gradient)
-        _, y = jax.eval_shape(step, loop.carry, first(loop.xs))
+        _, y = jax.eval_shape(step, loop.carry, first_slice(loop.xs))
         if y.params is not None:
             raise ValueError(
                 "`history=True` needs the whole trajectory, which `Implicit()` does not"
@@ -259,7 +259,7 @@ class Implicit:
         tol = self.tol
         if tol is None:
             steps = functools.partial(scan, steps=loop.steps)
-            return *_active.run(loop, gradient, steps), None
+            return *_active.run_active_steps(loop, gradient, steps), None
 
         most = loop.steps if loop.active is None else loop.active
 
@@ -277,15 +277,15 @@ class Implicit:
             )
             return jnp.where(done, t, t + 1), done, new, ys
 
-        ys = jax.tree.map(lambda y: missing(y, loop.steps), y)
+        ys = jax.tree.map(lambda y: missing_output(y, loop.steps), y)
         start = (jnp.zeros((), jnp.int32), jnp.zeros((), bool), loop.carry, ys)
-        start = vary(start, varying_axes(loop.carry))
+        start = make_varying(start, varying_axes(loop.carry))
         t, _, carry, ys = jax.lax.while_loop(unfinished, body, start)
         return carry, ys, t
 
     def _theorem(self, condition, params, theta, theta_dot):
         """The solution's tangent: minus the inverse of dF/dp times dF/dtheta."""
-        condition = selecting(condition)
+        condition = with_selections(condition)
         is_moving = [bool(differentiated(dot)) for dot in theta_dot]
         moving = [x for x, m in zip(theta, is_moving, strict=True) if m]
         dots = [dot for dot, m in zip(theta_dot, is_moving, strict=True) if m]

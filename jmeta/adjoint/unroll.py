@@ -9,15 +9,15 @@ import jax
 import jax.numpy as jnp
 
 from jmeta._core import validate
-from jmeta._core.remat import KEEP
+from jmeta._core.remat import STORE_MARKED
 from jmeta._core.typing import PyTree
-from jmeta._jaxpr.notes import noted
+from jmeta._jaxpr.notes import with_note
 from jmeta.adjoint import _active
 from jmeta.adjoint._base import Gradient, Loop, Objective, Outcome, Step, scan
 from jmeta.adjoint._gradient import (
     first_order_gradient,
-    for_line_search,
     mixed_gradient,
+    refusing_line_search,
     reverse_gradient,
 )
 
@@ -115,9 +115,9 @@ class Unroll:
         cut = 0 if self.last is None else max(loop.steps - self.last, 0)
         if not cut:
             gradient = self._gradient(loop.objective, loop.perturbations)
-            gradient = for_line_search(gradient, loop.carry.opt_state)
+            gradient = refusing_line_search(gradient, loop.carry.opt_state)
             scan = functools.partial(self._scan, steps=loop.steps)
-            return Outcome(*_active.run(loop, gradient, scan))
+            return Outcome(*_active.run_active_steps(loop, gradient, scan))
         early = jax.tree.map(lambda x: x[:cut], loop.xs)
         late = jax.tree.map(lambda x: x[cut:], loop.xs)
         early_loop = loop._replace(xs=early, steps=cut)
@@ -138,7 +138,7 @@ class Unroll:
         if objective.foreign_rules:
             rules = ", ".join(objective.foreign_rules)
             note = f"reverse over reverse, because of the derivative rule of {rules}"
-            return noted(reverse_gradient(objective), note)
+            return with_note(reverse_gradient(objective), note)
         return mixed_gradient(objective, rolled=self.unroll == 1)
 
     def _without_derivative(self, loop):
@@ -147,18 +147,20 @@ class Unroll:
         def scan(step, carry, xs):
             def cut_step(carry, x):
                 carry, y = step(carry, x)
-                return loop.constant(carry), jax.lax.stop_gradient(y)
+                return loop.without_derivative(carry), jax.lax.stop_gradient(y)
 
             return jax.lax.scan(cut_step, carry, xs, length=loop.steps)
 
-        start = loop._replace(carry=loop.constant(loop.carry))
-        return _active.run(start, reverse_gradient(loop.objective), scan)
+        start = loop._replace(carry=loop.without_derivative(loop.carry))
+        return _active.run_active_steps(start, reverse_gradient(loop.objective), scan)
 
     def _scan(self, step: Step, carry, xs, steps: int):
         if self.checkpoint is None:
             return scan(step, carry, xs, steps, self.unroll)
         # with the inner gradient at hand only the optimizer's arithmetic is recomputed
-        step = jax.checkpoint(step, policy=KEEP, prevent_cse=self._prevent_cse(steps))
+        step = jax.checkpoint(
+            step, policy=STORE_MARKED, prevent_cse=self._prevent_cse(steps)
+        )
         if self.checkpoint == "step" or steps < 4:
             return scan(step, carry, xs, steps, self.unroll)
         return self._nested(step, carry, xs, steps)

@@ -9,7 +9,7 @@ import jax
 import optax
 
 from jmeta._core import validate
-from jmeta._core.keys import keyed
+from jmeta._core.keys import with_optional_key
 from jmeta._core.typing import Key, PyTree
 from jmeta._loop import checks
 from jmeta._loop.inner_loop import inner_loop
@@ -137,7 +137,7 @@ def _with_meta(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
     def call(params: PyTree, meta_params: PyTree, task: Any, key: Key | None) -> Any:
         named = {"meta_params": meta_params} if takes_meta else {}
-        called = keyed(name, functools.partial(function, **named))
+        called = with_optional_key(name, functools.partial(function, **named))
         return called(params, task, key=key)
 
     return call

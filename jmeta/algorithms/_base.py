@@ -7,7 +7,7 @@ import jax
 import optax
 
 from jmeta._core import validate
-from jmeta._core.keys import keyed
+from jmeta._core.keys import with_optional_key
 from jmeta._core.typing import Key, PyTree
 from jmeta._loop import checks
 from jmeta._loop.inner_loop import Run, inner_loop
@@ -83,7 +83,7 @@ def learner(
     use = "Pass `loss_fn(outputs, targets)`, which gives a scalar."
     validate.function("loss_fn", loss_fn, use=use)
     loss_fn = _checks.checked_loss("loss_fn", loss_fn)
-    return Learner(keyed("apply_fn", apply_fn), tx, steps, loss_fn)
+    return Learner(with_optional_key("apply_fn", apply_fn), tx, steps, loss_fn)
 
 
 def check_task(task: Any, key: Any) -> None:

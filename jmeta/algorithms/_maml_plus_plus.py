@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from jmeta._core import validate
 from jmeta._core.settings import PerLeaf, PerStep
-from jmeta._core.tree import strong
+from jmeta._core.tree import strongly_typed
 from jmeta._core.typing import Key, PyTree
 from jmeta._loop.inner_loop import inner_loop
 from jmeta.adjoint import Adjoint, Unroll, proximal
@@ -65,7 +65,7 @@ def maml_plus_plus_params(
     validate.number("lr", lr)
     if state is not None:
         validate.arrays("state", state, use="Pass BatchNorm's statistics, or nothing.")
-    params, state = strong((params, state))
+    params, state = strongly_typed((params, state))
     rates = jax.tree.map(lambda w: jnp.full((steps,), lr, w.dtype), params)
     repeat = lambda x: jnp.broadcast_to(x, (steps, *x.shape))
     return MAMLPlusPlusParams(params, rates, jax.tree.map(repeat, state))

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from jmeta._core import validate
 from jmeta._core.settings import PerLeaf
-from jmeta._core.tree import strong
+from jmeta._core.tree import strongly_typed
 from jmeta._core.typing import Key, PyTree
 from jmeta.adjoint import Adjoint, Unroll
 from jmeta.algorithms._base import (
@@ -53,7 +53,7 @@ def meta_sgd_params(params: PyTree, lr: ArrayLike = 0.01) -> MetaSGDParams:
     """
     validate.floats("params", params, use="Pass the initial weights.")
     validate.number("lr", lr)
-    params = strong(params)
+    params = strongly_typed(params)
     return MetaSGDParams(params, jax.tree.map(lambda w: jnp.full_like(w, lr), params))
 
 

@@ -12,7 +12,13 @@ from flax import linen
 from jax.extend.core import primitives
 
 from jmeta._core import validate
-from jmeta._jaxpr.interpret import AnyJaxpr, apply, enter, entered, evaluate
+from jmeta._jaxpr.interpret import (
+    AnyJaxpr,
+    apply_equation,
+    apply_with_inner,
+    enterable_jaxprs,
+    walk,
+)
 from jmeta.convolution import _sums
 from jmeta.convolution._choice import by_shape
 from jmeta.convolution._pooling import max_pool, sum_pool
@@ -126,10 +132,12 @@ def _evaluate(jaxpr: AnyJaxpr, args: Sequence[Any], rules: Rules) -> list[Any]:
                 return [out]
         outs = None
         if _has_target(eqn, rules):
-            outs = enter(eqn, values, lambda inner, xs: _evaluate(inner, xs, rules))
-        return apply(eqn, values) if outs is None else outs
+            outs = apply_with_inner(
+                eqn, values, lambda inner, xs: _evaluate(inner, xs, rules)
+            )
+        return apply_equation(eqn, values) if outs is None else outs
 
-    return evaluate(jaxpr, visit, args)
+    return walk(jaxpr, visit, args)
 
 
 def _has_target(eqn: jex.JaxprEqn, rules: Rules) -> bool:
@@ -137,7 +145,7 @@ def _has_target(eqn: jex.JaxprEqn, rules: Rules) -> bool:
     return any(
         (inside.primitive in rules and not _sums.leaves_alone(inside))
         or _has_target(inside, rules)
-        for jaxpr in entered(eqn)
+        for jaxpr in enterable_jaxprs(eqn)
         for inside in jaxpr.eqns
     )
 

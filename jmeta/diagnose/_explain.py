@@ -7,9 +7,9 @@ import jax
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from jmeta._core import validate
-from jmeta._jaxpr.flow import each, flow
+from jmeta._jaxpr.flow import follow_indices, own_indices
 from jmeta._jaxpr.notes import notes
-from jmeta._jaxpr.primitives import place
+from jmeta._jaxpr.primitives import source_line
 
 
 class Cut(NamedTuple):
@@ -136,7 +136,9 @@ def explain(fun: Callable[..., Any], *args: Any) -> Explanation:
         return out
 
     closed = jax.make_jaxpr(checked)(*args)
-    found = frozenset().union(*flow(closed, each(closed.jaxpr.invars), _cut))
+    found = frozenset().union(
+        *follow_indices(closed, own_indices(closed.jaxpr.invars), _cut)
+    )
     return Explanation(
         tuple(
             Input(f"args{keystr(path)}", i in found, _cuts_of(i, found))
@@ -153,7 +155,7 @@ def _cuts_of(i, found):
 
 def _cut(reason, eqn, indices):
     """Mark what ends here, once: what was cut before stays as it is."""
-    cut = Cut(reason, place(eqn) if eqn is not None else "")
+    cut = Cut(reason, source_line(eqn) if eqn is not None else "")
     return frozenset(i if isinstance(i, tuple) else (i, cut) for i in indices)
 
 

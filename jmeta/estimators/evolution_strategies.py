@@ -12,7 +12,7 @@ from jax.tree_util import keystr, tree_leaves_with_path
 from jax.typing import ArrayLike
 
 from jmeta._core import validate
-from jmeta._core.keys import keyed
+from jmeta._core.keys import with_optional_key
 from jmeta._core.tree import is_float
 from jmeta._core.typing import Key, PyTree
 
@@ -158,7 +158,7 @@ def es_value_and_grad(
     """
     _check_arguments(fn, sigma, samples, method, chunk_size)
     chunk = samples if chunk_size is None else chunk_size
-    call = keyed("fn", fn)
+    call = with_optional_key("fn", fn)
 
     def value_and_grad(
         params: PyTree, *args: Any, key: Key

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jmeta._core import validate
-from jmeta._core.tree import strong
+from jmeta._core.tree import strongly_typed
 from jmeta._core.typing import PyTree
 from jmeta._loop import checks
 from jmeta._loop.inner_loop import inner_loop
@@ -54,7 +54,7 @@ class DifferentiableOptimizer:
             validate.instance("fmodel", fmodel, FunctionalModel, must)
         check_options(device, override, grad_callback)
         validate.flag("track_higher_grads", track_higher_grads)
-        params = strong(params)
+        params = strongly_typed(params)
         first = tx.init(params)
         if opt_state is not None:
             opt_state = checks.opt_state(opt_state, tx, params)

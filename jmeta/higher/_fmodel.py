@@ -10,7 +10,7 @@ import jax
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from jmeta._core import validate
-from jmeta._core.tree import strong
+from jmeta._core.tree import strongly_typed
 from jmeta._core.typing import PyTree
 from jmeta._loop import checks
 from jmeta._loop.inner_loop import Run
@@ -87,7 +87,7 @@ class FunctionalModel:
     @fast_params.setter
     def fast_params(self, params: PyTree) -> None:
         validate.floats("fast_params", params)
-        params = strong(params)
+        params = strongly_typed(params)
         _check_like(params, self.fast_params)
         self._append([lambda: params])
 
@@ -215,7 +215,7 @@ def monkeypatch(
     apply_fn, params, state = _split(model)
     validate.function("model", apply_fn, use="Its first entry is `apply_fn`.")
     validate.arrays("model", params, use="Its second entry is `params`.")
-    params, state = jax.device_put(strong((params, state)), device)
+    params, state = jax.device_put(strongly_typed((params, state)), device)
     if copy_initial_weights:
         params = jax.lax.stop_gradient(params)
     return FunctionalModel(

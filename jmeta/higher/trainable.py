@@ -9,7 +9,7 @@ import optax
 from jax.tree_util import DictKey, GetAttrKey, KeyPath, SequenceKey
 
 from jmeta._core import validate
-from jmeta._core.tree import is_float, strong
+from jmeta._core.tree import is_float, strongly_typed
 from jmeta._core.typing import PyTree
 from jmeta.higher._groups import by_label, group_labels
 from jmeta.optim._finite.own import is_own, own
@@ -58,7 +58,7 @@ def get_trainable_opt_params(tx: optax.GradientTransformation) -> dict[str, Any]
                     " transform; take the values from `jmeta.optim.hyperparams.places`."
                 )
             if having and _is_trainable(having[0], name):
-                values[label] = strong(having[0].values[name])
+                values[label] = strongly_typed(having[0].values[name])
         if values:
             every = len(values) == len(labels)
             trainable[name] = list(values.values()) if every else values

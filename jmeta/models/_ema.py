@@ -21,7 +21,7 @@ from jmeta._core.settings import (
     initial_hyperparams,
     is_plain,
 )
-from jmeta._core.tree import cast_like, is_float, mixing, widest
+from jmeta._core.tree import allow_mixed_dtypes, cast_like, is_float, widest
 from jmeta._core.typing import PyTree
 
 
@@ -124,7 +124,7 @@ class EMA:
             if self.warmup:
                 ramp = (1 + step).astype(decay.dtype) / (10 + step).astype(decay.dtype)
                 decay = jnp.where(decay <= ramp, decay, ramp)
-            with mixing(param, average, weight, decay):
+            with allow_mixed_dtypes(param, average, weight, decay):
                 kept = decay * weight
                 new_weight = kept + (1 - decay)
                 keep = safe_divide(kept, new_weight)

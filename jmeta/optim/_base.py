@@ -19,7 +19,7 @@ from jmeta._core.settings import (
     hyperparams_at,
     initial_hyperparams,
 )
-from jmeta._core.tree import mixing
+from jmeta._core.tree import allow_mixed_dtypes
 from jmeta._core.typing import PyTree
 from jmeta.optim._finite.own import own
 
@@ -58,7 +58,7 @@ def per_leaf(
         rows = []
         for path, param in paths_params:
             hp = hyperparams_at(hyperparams, path)
-            with mixing(hp, param):
+            with allow_mixed_dtypes(hp, param):
                 rows.append(
                     {k: slot(hp, jnp.asarray(param)) for k, slot in slots.items()}
                 )
@@ -81,7 +81,7 @@ def per_leaf(
         ):
             row = {name: column[i] for name, column in columns.items()}
             hp = hyperparams_at(state.hyperparams, path)
-            with mixing(hp, grad, param, row):
+            with allow_mixed_dtypes(hp, grad, param, row):
                 new_update, new_row = rule(hp, step, grad, param, **row)
             new_updates.append(jnp.asarray(new_update, jnp.result_type(param)))
             rows.append({k: _like(v, row[k]) for k, v in new_row.items()})

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jmeta._core.numerics import scale
-from jmeta._core.remat import keep
+from jmeta._core.remat import mark_to_store
 from jmeta._core.settings import Setting, check_settings, is_plain
 from jmeta._core.typing import PyTree
 from jmeta.optim._base import per_leaf
@@ -120,7 +120,7 @@ def sgd(
             "started": started | jnp.any(momentum != 0),
         }
         # stored, it spares storing the buffer unless the momentum is differentiated
-        return -scale(hp["lr"], keep(direction)), slots
+        return -scale(hp["lr"], mark_to_store(direction)), slots
 
     slots = {
         "momentum_buffer": lambda hp, param: jnp.zeros_like(param),

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from jmeta._core import validate
 from jmeta._core.settings import PerLeaf, as_hyperparam, is_plain
-from jmeta._core.tree import mixing
+from jmeta._core.tree import allow_mixed_dtypes
 
 Schedule: TypeAlias = Callable[[ArrayLike], jax.Array]
 """`step -> value`, elementwise in an integer step that counts updates from 0."""
@@ -55,7 +55,7 @@ def promoted(schedule: Schedule, *settings: jax.Array) -> Schedule:
     """
 
     def at(step):
-        with mixing(settings, 0.0):
+        with allow_mixed_dtypes(settings, 0.0):
             return schedule(step)
 
     return at

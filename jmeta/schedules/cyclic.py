@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 from jmeta._core import validate
 from jmeta._core.numerics import integer_power
-from jmeta._core.tree import mixing
+from jmeta._core.tree import allow_mixed_dtypes
 from jmeta.schedules._base import (
     Schedule,
     as_floats,
@@ -143,7 +143,7 @@ def _height(step_size_up, step_size_down, mode, gamma, scale_fn, scale_mode):
         rising = position <= up
         triangle = jnp.where(rising, position / up, (up + down - position) / down)
         factor = scale(step, cycle.astype(step.dtype) + 1)
-        with mixing(triangle, factor):
+        with allow_mixed_dtypes(triangle, factor):
             return triangle * factor
 
     return height

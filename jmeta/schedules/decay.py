@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 from jmeta._core import validate
 from jmeta._core.numerics import integer_power
-from jmeta._core.tree import mixing
+from jmeta._core.tree import allow_mixed_dtypes
 from jmeta.schedules._base import (
     Schedule,
     as_float,
@@ -159,7 +159,7 @@ def lambda_lr(lr: ArrayLike, lr_lambda: Callable[[jax.Array], ArrayLike]) -> Sch
 
     def schedule(step):
         factor = as_float("lr_lambda(step)", lr_lambda(as_step(step)))
-        with mixing(lr, factor):
+        with allow_mixed_dtypes(lr, factor):
             return lr * factor
 
     return schedule

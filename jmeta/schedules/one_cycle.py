@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jmeta._core import validate
-from jmeta._core.tree import mixing
+from jmeta._core.tree import allow_mixed_dtypes
 from jmeta.schedules._base import (
     Schedule,
     as_floats,
@@ -71,7 +71,7 @@ def one_cycle_lr(
     max_lr, div_factor, final_div_factor = as_floats(
         max_lr=max_lr, div_factor=div_factor, final_div_factor=final_div_factor
     )
-    with mixing(max_lr, div_factor, final_div_factor):
+    with allow_mixed_dtypes(max_lr, div_factor, final_div_factor):
         first = max_lr / div_factor
         last = first / final_div_factor
     values = [first, max_lr, first, last] if three_phase else [first, max_lr, last]

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from jmeta._core import validate
 from jmeta._core.settings import is_plain
-from jmeta._core.tree import mixing
+from jmeta._core.tree import allow_mixed_dtypes
 from jmeta.schedules._base import as_float, as_floats
 
 
@@ -117,7 +117,7 @@ def reduce_lr_on_plateau(
         validate.instance("state", state, PlateauState, "a `PlateauState`", use=use)
         metric = as_float("metric", metric).astype(state.best.dtype)
         margin = sign * threshold
-        with mixing(state.best, threshold):
+        with allow_mixed_dtypes(state.best, threshold):
             bar = state.best * (1 - margin)
             if threshold_mode == "abs":
                 bar = state.best - margin
@@ -128,10 +128,10 @@ def reduce_lr_on_plateau(
         bad = jnp.where(cooling, 0, bad)
 
         drop = bad > patience
-        with mixing(state.lr, factor, min_lr):
+        with allow_mixed_dtypes(state.lr, factor, min_lr):
             lower = state.lr * factor
             lower = jnp.where(lower < min_lr, min_lr, lower).astype(state.lr.dtype)
-        with mixing(lower, eps):
+        with allow_mixed_dtypes(lower, eps):
             far = state.lr - lower > eps
         return PlateauState(
             lr=jnp.where(drop & far, lower, state.lr),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from jmeta._core import validate
-from jmeta._core.tree import mixing
+from jmeta._core.tree import allow_mixed_dtypes
 from jmeta.schedules._base import Schedule, as_step, check_milestones
 
 
@@ -65,7 +65,7 @@ def sequential_lr(schedules: Sequence[Schedule], milestones: Sequence[int]) -> S
             last = None if end is None else max(end - start - 1, 0)
             own_step = jnp.clip(step - start, 0, last)
             own_rate = jnp.asarray(schedule(own_step))
-            with mixing(own_rate, rate):
+            with allow_mixed_dtypes(own_rate, rate):
                 rate = jnp.where(step >= start, own_rate, rate)
         return rate
 

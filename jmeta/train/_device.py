@@ -9,7 +9,7 @@ import optax
 from jax.tree_util import keystr, tree_leaves_with_path
 from jax.typing import ArrayLike
 
-from jmeta._core.tree import cast_like, strong, widest
+from jmeta._core.tree import cast_like, strongly_typed, widest
 from jmeta._core.typing import Key, PyTree
 from jmeta.train import _guard
 
@@ -69,8 +69,8 @@ class Training(NamedTuple):
 
     def begin(self, meta_params: PyTree, key: Key) -> State:
         """The state before the first step, in buffers of its own."""
-        params = strong(meta_params)
-        opt_state = strong(self.tx.init(params))
+        params = strongly_typed(meta_params)
+        opt_state = strongly_typed(self.tx.init(params))
         measured, _ = jax.eval_shape(
             lambda: self.measure(params, *draw(self.sample, 0, key))
         )
@@ -138,7 +138,7 @@ class Training(NamedTuple):
         )
         refused = _skip(state, bad) if self.skip else state
         state = jax.tree.map(
-            lambda a, b: jnp.where(bad.any(), b, a), strong(taken), refused
+            lambda a, b: jnp.where(bad.any(), b, a), strongly_typed(taken), refused
         )
         return state, bad
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jmeta._core.keys import keyed
+from jmeta._core.keys import with_optional_key
 from jmeta._core.typing import Key, PyTree
 from jmeta._core.validate import arrays, kind
 from jmeta.tasks import task_map, task_value_and_grad
@@ -32,7 +32,7 @@ def make_training(
 ) -> Training:
     """The meta-problem, with `chunk_size` and `mesh` in `sizes`."""
     value_and_grad = task_value_and_grad(task_loss, has_aux=has_aux, **sizes)
-    call = keyed("task_loss", task_loss)
+    call = with_optional_key("task_loss", task_loss)
 
     def measure(params, tasks, key):
         value, grads = value_and_grad(params, tasks, key)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import optax
 
 from jmeta._core.typing import PyTree
-from jmeta._jaxpr.notes import noted, update_scope
+from jmeta._jaxpr.notes import update_scope, with_note
 from jmeta.optim._finite.singular import SINGULAR
 from jmeta.optim._finite.visitor import guarded
 
@@ -72,7 +72,9 @@ def guarded_update(tx: optax.GradientTransformation) -> Callable[..., Any]:
             return guarded(step, SINGULAR)(updates, state, params)
 
     missed = UNCOVERED.intersection(_factories(tx.update))
-    return noted(update, _NOTE.format(", ".join(sorted(missed)))) if missed else update
+    return (
+        with_note(update, _NOTE.format(", ".join(sorted(missed)))) if missed else update
+    )
 
 
 def wanted(

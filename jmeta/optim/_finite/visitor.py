@@ -11,9 +11,9 @@ from jax.custom_derivatives import SymbolicZero
 
 from jmeta._core.derivative_rules import true_derivative
 from jmeta._core.tree import is_inexact
-from jmeta._jaxpr.interpret import JITS, AnyJaxpr, enter, evaluate, operation
+from jmeta._jaxpr.interpret import JITS, AnyJaxpr, apply_with_inner, as_function, walk
 from jmeta._jaxpr.primitives import has_primitive
-from jmeta._jaxpr.selecting import selection
+from jmeta._jaxpr.selecting import select_branch
 from jmeta.optim._finite.positive import LEAST, lower_bound, non_negative
 
 
@@ -128,14 +128,14 @@ def _evaluate(
     """A jaxpr's outputs, with guards; None: all that it takes moves."""
     moving = moving or [True] * len(args)
     operands = [_operand(x, flag) for x, flag in zip(args, moving, strict=True)]
-    outs = evaluate(jaxpr, partial(_visit, guards), operands, _constant)
+    outs = walk(jaxpr, partial(_visit, guards), operands, _constant)
     return [out.value for out in outs]
 
 
 def _visit(guards: Guards, eqn: jex.JaxprEqn, operands: list[Operand]) -> list[Operand]:
     args = [operand.value for operand in operands]
     moves = [operand.moves for operand in operands]
-    apply = operation(eqn)
+    apply = as_function(eqn)
     outs = None
     if any(moves):
         if eqn.primitive.name in guards:
@@ -153,13 +153,13 @@ def _visit(guards: Guards, eqn: jex.JaxprEqn, operands: list[Operand]) -> list[O
 def _enter(guards, eqn, args, moves):
     if eqn.primitive.name == "cond":
         run = lambda branch, args: _evaluate(guards, branch, args, moves[1:])
-        return selection(eqn, args, moves, run)
+        return select_branch(eqn, args, moves, run)
     # in a loop's body everything moves
     known = None if eqn.primitive.name in ("scan", "while") else moves
     run = lambda jaxpr, args: _evaluate(guards, jaxpr, args, known)
     if eqn.primitive.name in JITS:  # written out, which is one jaxpr less to trace
         return run(eqn.params["jaxpr"], args)
-    return enter(eqn, args, run)
+    return apply_with_inner(eqn, args, run)
 
 
 def _operand(value: Any, moves: bool, least: float | None = None) -> Operand:
