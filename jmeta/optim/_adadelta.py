@@ -17,8 +17,8 @@ class AdadeltaState(NamedTuple):
 
     Attributes:
         step: Updates so far, an int32 scalar.
-        square_avg: Running mean of squared gradients, like the parameters.
-        acc_delta: Running mean of squared steps, like the parameters.
+        square_avg: Running mean of squared gradients, a tree like the parameters.
+        acc_delta: Running mean of squared steps, a tree like the parameters.
         hyperparams: The next update's `lr, rho, eps, weight_decay`.
     """
 
@@ -46,18 +46,18 @@ def adadelta(
 
     Args:
         lr: Step size; a number, a scalar array, a schedule `step -> value` or a
-            `PerLeaf`. The other numeric settings likewise.
-        rho: Decay of the two running means, at most 1.
-        eps: Added under both roots.
-        weight_decay: L2 penalty, added to the gradient.
-        maximize: Ascend.
+            `PerLeaf`. Every other numeric setting takes these forms too.
+        rho: Decay rate of `square_avg` and `acc_delta`, at most 1.
+        eps: Number added under both roots.
+        weight_decay: L2 penalty; `weight_decay * param` is added to the gradient.
+        maximize: Maximize the loss: the sign of each gradient is flipped.
 
     Returns:
         A transform whose state lists the numeric settings under `hyperparams`.
 
     Raises:
-        TypeError: A setting that is none, a flag that is no bool.
-        ValueError: A number outside torch's range.
+        TypeError: A setting has none of these forms, or a flag is no bool.
+        ValueError: A number lies outside torch's range.
 
     Example:
         >>> import jax.numpy as jnp

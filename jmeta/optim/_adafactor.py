@@ -19,7 +19,8 @@ class AdafactorState(NamedTuple):
         step: Updates so far, an int32 scalar.
         row_var: Running mean of squared gradients over the last axis, which has length
             1 here; None for a parameter of fewer than two axes.
-        col_var: The same over the last axis but one.
+        col_var: Running mean of squared gradients over the last axis but one, which has
+            length 1 here; None for a parameter of fewer than two axes.
         variance: Running mean of squared gradients of a parameter of fewer than two
             axes, None for the others.
         hyperparams: The next update's `lr, beta2_decay, eps, d, weight_decay`.
@@ -41,9 +42,10 @@ def adafactor(
     *,
     maximize: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    """Adafactor with torch's semantics, differentiable in every setting, also at 0.
+    """Adafactor with torch's semantics, differentiable in every setting.
 
-    Of a matrix it remembers the second moments of rows and columns alone.
+    For a matrix it stores the second moments of the rows and of the columns, not of
+    every entry.
 
         weight   <- step**beta2_decay
         alpha    <- max(eps[1], rms(param)) * min(lr, 1 / sqrt(step))
@@ -58,24 +60,25 @@ def adafactor(
 
     Args:
         lr: Largest step size relative to a parameter's size; a number, a scalar array,
-            a schedule `step -> value` or a `PerLeaf`. The other numeric settings
-            likewise, but only `lr` and `weight_decay` may differ within a parameter.
-        beta2_decay: Power of the step with which the newest gradient is weighed, at
-            most 0.
-        eps: A tuple or a list of two: the smallest root of a second moment, where None
-            is the machine epsilon of a parameter's dtype, and the smallest size that a
-            parameter is taken to have.
+            a schedule `step -> value` or a `PerLeaf`. Every other numeric setting takes
+            these forms too, but only `lr` and `weight_decay` may differ within a
+            parameter.
+        beta2_decay: Exponent, at most 0, of the newest gradient's weight
+            `step**beta2_decay`.
+        eps: A tuple or a list of two lower bounds: of the root of a second moment, and
+            of a parameter's root mean square. None for the first is the machine
+            epsilon of the parameter's dtype.
         d: Root mean square above which an update is scaled down, at least 1. Exactly
-            there the derivative is the mean of those on both sides.
+            at this size the derivative is the mean of those on both sides.
         weight_decay: Decay of the parameters, decoupled from the gradient.
-        maximize: Ascend.
+        maximize: Maximize the loss: the sign of each gradient is flipped.
 
     Returns:
         A transform whose state lists the numeric settings under `hyperparams`.
 
     Raises:
-        TypeError: A setting that is none, a flag that is no bool.
-        ValueError: A number outside torch's range.
+        TypeError: A setting has none of these forms, or a flag is no bool.
+        ValueError: A number lies outside torch's range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -91,9 +94,10 @@ def adafactor(
         ([[9.0], [16.0]], [[12.5, 12.5]])
 
     Note:
-        At gradients of 0 as in `adam`: the true slope there is `-alpha / eps[0]`, which
-        is huge for the default. A kernel of a convolution is factored over its last two
-        axes, which are (in, out) in Flax and (height, width) in torch's own layout.
+        At a gradient of 0 a root of 0 has derivative 0, as in `adam`. The true slope
+        there is `-alpha / eps[0]`, which is huge for the default. A kernel of a
+        convolution is factored over its last two axes, which are (in, out) in Flax and
+        (height, width) in torch's own layout.
 
     References:
         Shazeer and Stern (2018), Adafactor: adaptive learning rates with sublinear
@@ -145,7 +149,7 @@ def adafactor(
         return -decay - alpha * update / _clipping(update, hp["d"]), slots
 
     def zeros(axis):
-        """Of one axis of a matrix; None for fewer axes."""
+        """Make the slot of means over `axis`: None for fewer than two axes."""
 
         def slot(hp, param):
             return (
@@ -184,8 +188,8 @@ def _mean_square(x, axis):
 def _clipping(update, d):
     """`max(1, rms(update) / d)`, with the mean of both slopes where they meet.
 
-    The first update of a vector has a root mean square of exactly 1, but for rounding,
-    which must not decide the derivative in a `d` of 1.
+    The first update of a vector has a root mean square of 1 up to rounding. With `d=1`
+    the rounding must not decide which slope the derivative takes.
     """
     ratio = _rms(update) / d
     meets = jnp.abs(ratio - 1) <= 16 * jnp.finfo(ratio.dtype).eps
@@ -194,7 +198,7 @@ def _clipping(update, d):
 
 
 def _machine_epsilon(params):
-    """Torch's default: a number, or one for each parameter where dtypes differ."""
+    """Torch's default `eps[0]`: one number, or a `PerLeaf` where dtypes differ."""
     default = jnp.result_type(float)
 
     def epsilon(param):

@@ -17,7 +17,7 @@ class AdagradState(NamedTuple):
 
     Attributes:
         step: Updates so far, an int32 scalar.
-        sum: Sum of squared gradients, like the parameters.
+        sum: Sum of squared gradients, a tree like the parameters.
         hyperparams: The next update's `lr, lr_decay, weight_decay,
             initial_accumulator_value, eps`.
     """
@@ -36,7 +36,7 @@ def adagrad(
     *,
     maximize: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    """Adagrad with torch's semantics, differentiable in every setting, also at 0.
+    """Adagrad with torch's semantics, differentiable in every setting.
 
         grad  <- grad + weight_decay * param
         clr   <- lr / (1 + (step - 1) * lr_decay)
@@ -45,20 +45,20 @@ def adagrad(
 
     Args:
         lr: Step size; a number, a scalar array, a schedule `step -> value` or a
-            `PerLeaf`. The other numeric settings likewise.
-        lr_decay: How fast the step size falls.
-        weight_decay: L2 penalty, added to the gradient.
-        initial_accumulator_value: What `sum` begins at. The first update sets it, so
-            that it can be overridden and learned like any other setting.
-        eps: Added to the root.
-        maximize: Ascend.
+            `PerLeaf`. Every other numeric setting takes these forms too.
+        lr_decay: How fast the step size falls, `lr / (1 + lr_decay * updates so far)`.
+        weight_decay: L2 penalty; `weight_decay * param` is added to the gradient.
+        initial_accumulator_value: Value that `sum` begins at. The first update reads
+            it, so it can be overridden and learned like any other setting.
+        eps: Number added to the root of `sum`.
+        maximize: Maximize the loss: the sign of each gradient is flipped.
 
     Returns:
         A transform whose state lists the numeric settings under `hyperparams`.
 
     Raises:
-        TypeError: A setting that is none, a flag that is no bool.
-        ValueError: A number outside torch's range.
+        TypeError: A setting has none of these forms, or a flag is no bool.
+        ValueError: A number lies outside torch's range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -69,9 +69,9 @@ def adagrad(
         [-0.375, -0.0]
 
     Note:
-        At gradients of 0 as in `adam`: the true slope there is `-clr / eps`. torch
-        ignores an `initial_accumulator_value` given for a single group; here each
-        group has its own.
+        At a gradient of 0 the root of 0 has derivative 0, as in `adam`. The true slope
+        there is `-clr / eps`. torch ignores an `initial_accumulator_value` given for a
+        single group; here each group has its own.
 
     References:
         Duchi, Hazan and Singer (2011), Adaptive subgradient methods for online

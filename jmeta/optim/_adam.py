@@ -26,21 +26,22 @@ def adam(
 
     Args:
         lr: Step size; a number, a scalar array, a schedule `step -> value` or a
-            `PerLeaf`. The other numeric settings likewise.
-        betas: Decay of the two running means, a tuple or a list of two.
-        eps: Added to the root, after its bias correction.
-        weight_decay: L2 penalty, added to the gradient.
-        amsgrad: Divide by the largest `exp_avg_sq` so far, taken before its bias
-            correction (`optax.amsgrad` takes it after).
-        maximize: Ascend.
-        decoupled_weight_decay: Decay the parameters instead, as `adamw` does.
+            `PerLeaf`. Every other numeric setting takes these forms too.
+        betas: Decay rates of `exp_avg` and `exp_avg_sq`, a tuple or a list of two.
+        eps: Number added to the root of `exp_avg_sq` after its bias correction.
+        weight_decay: L2 penalty; `weight_decay * param` is added to the gradient.
+        amsgrad: Divide by the root of the largest `exp_avg_sq` so far. The maximum is
+            taken before the bias correction (`optax.amsgrad` takes it after).
+        maximize: Maximize the loss: the sign of each gradient is flipped.
+        decoupled_weight_decay: Multiply the parameters by `1 - lr * weight_decay`, as
+            `adamw` does, instead of adding a penalty to the gradient.
 
     Returns:
         A transform whose state lists the numeric settings under `hyperparams`.
 
     Raises:
-        TypeError: A setting that is none, a flag that is no bool.
-        ValueError: A number outside torch's range.
+        TypeError: A setting has none of these forms, or a flag is no bool.
+        ValueError: A number lies outside torch's range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -52,9 +53,9 @@ def adam(
         [-0.5, -0.0]
 
     Note:
-        Where `exp_avg_sq` is 0 its root has derivative 0, which is the limit, since
-        `exp_avg` is 0 there too. The true slope of the update at a gradient of 0 is
-        `-lr / eps`: finite, and huge with the default `eps`.
+        Where `exp_avg_sq` is 0 its root has derivative 0. This is the exact limit,
+        since `exp_avg` is 0 there too. The true slope of the update at a gradient of 0
+        is `-lr / eps`: finite, and huge with the default `eps`.
 
     References:
         Kingma and Ba (2015), Adam: a method for stochastic optimization,

@@ -17,8 +17,8 @@ class AdamState(NamedTuple):
 
     Attributes:
         step: Updates so far, an int32 scalar.
-        exp_avg: Running mean of gradients, like the parameters.
-        exp_avg_sq: Running mean of squared gradients, like the parameters.
+        exp_avg: Running mean of gradients, a tree like the parameters.
+        exp_avg_sq: Running mean of squared gradients, a tree like the parameters.
         max_exp_avg_sq: Largest `exp_avg_sq` so far with `amsgrad`, else None.
         hyperparams: The next update's `lr, betas, eps, weight_decay`.
     """
@@ -40,7 +40,10 @@ def adam_family(
     maximize: bool,
     decoupled_weight_decay: bool,
 ) -> optax.GradientTransformationExtraArgs:
-    """Build `adam` or, with decoupled weight decay, `adamw`; see there."""
+    """Build `adam` or, with decoupled weight decay, `adamw`.
+
+    Both constructors document the arguments, which are passed on unchanged.
+    """
     settings = {
         "lr": lr,
         "betas": pair("betas", betas),
@@ -62,7 +65,7 @@ def adam_family(
         weight_decay=(0, inf),
     )
 
-    # torch/optim/adam.py, _single_tensor_adam, its capturable branch
+    # This is torch/optim/adam.py, _single_tensor_adam, the capturable branch.
     def rule(hp, step, grad, param, exp_avg, exp_avg_sq, max_exp_avg_sq: Any = None):
         lr, eps, weight_decay = hp["lr"], hp["eps"], hp["weight_decay"]
         beta1, beta2 = hp["betas"]

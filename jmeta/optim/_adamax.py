@@ -17,8 +17,8 @@ class AdamaxState(NamedTuple):
 
     Attributes:
         step: Updates so far, an int32 scalar.
-        exp_avg: Running mean of gradients, like the parameters.
-        exp_inf: Decayed maximum of gradients, like the parameters.
+        exp_avg: Running mean of gradients, a tree like the parameters.
+        exp_inf: Decayed maximum of gradients, a tree like the parameters.
         hyperparams: The next update's `lr, betas, eps, weight_decay`.
     """
 
@@ -45,18 +45,18 @@ def adamax(
 
     Args:
         lr: Step size; a number, a scalar array, a schedule `step -> value` or a
-            `PerLeaf`. The other numeric settings likewise.
-        betas: Decay of the running mean and of the maximum, a tuple or a list of two.
-        eps: Added to the gradient's size.
-        weight_decay: L2 penalty, added to the gradient.
-        maximize: Ascend.
+            `PerLeaf`. Every other numeric setting takes these forms too.
+        betas: Decay rates of `exp_avg` and `exp_inf`, a tuple or a list of two.
+        eps: Number added to the gradient's absolute value.
+        weight_decay: L2 penalty; `weight_decay * param` is added to the gradient.
+        maximize: Maximize the loss: the sign of each gradient is flipped.
 
     Returns:
         A transform whose state lists the numeric settings under `hyperparams`.
 
     Raises:
-        TypeError: A setting that is none, a flag that is no bool.
-        ValueError: A number outside torch's range.
+        TypeError: A setting has none of these forms, or a flag is no bool.
+        ValueError: A number lies outside torch's range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -67,7 +67,7 @@ def adamax(
         [-0.375, -0.0]
 
     Note:
-        The size of a gradient of 0 has derivative 0, as in torch.
+        The absolute value of a gradient of 0 has derivative 0, as in torch.
 
     References:
         Kingma and Ba (2015), Adam: a method for stochastic optimization,
@@ -95,7 +95,8 @@ def adamax(
         beta1, beta2 = hp["betas"]
         grad = (-grad if maximize else grad) + hp["weight_decay"] * param
         exp_avg = beta1 * exp_avg + (1 - beta1) * grad
-        size = jnp.sign(grad) * grad  # jnp.abs has derivative 1 at 0
+        # The derivative of jnp.abs at 0 is 1, torch's is 0.
+        size = jnp.sign(grad) * grad
         exp_inf = jnp.maximum(beta2 * exp_inf, size + hp["eps"])
         clr = hp["lr"] / (1 - integer_power(beta1, step))
         return -clr * exp_avg / exp_inf, {"exp_avg": exp_avg, "exp_inf": exp_inf}

@@ -17,27 +17,29 @@ def adamw(
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW with torch's semantics, differentiable in every setting.
 
-    `adam`, except that the weight decay acts on the parameters and not through the
-    gradient's running means:
+    This is `adam` with another weight decay: it shrinks the parameters directly and
+    does not enter the gradient's running means.
 
-        param <- param * (1 - lr * weight_decay), then Adam's update
+
+        param <- param * (1 - lr * weight_decay)
+        param <- param - lr / (1 - beta1**step) * exp_avg / denom
 
     Args:
         lr: Step size; a number, a scalar array, a schedule `step -> value` or a
-            `PerLeaf`. The other numeric settings likewise.
-        betas: Decay of the two running means, a tuple or a list of two.
-        eps: Added to the root, after its bias correction.
-        weight_decay: Decay of the parameters in units of `lr`; torch's default of
-            0.01 is 100 times that of `optax.adamw`.
-        amsgrad: Divide by the largest `exp_avg_sq` so far.
-        maximize: Ascend.
+            `PerLeaf`. Every other numeric setting takes these forms too.
+        betas: Decay rates of `exp_avg` and `exp_avg_sq`, a tuple or a list of two.
+        eps: Number added to the root of `exp_avg_sq` after its bias correction.
+        weight_decay: Share of each parameter that an update removes, as a multiple of
+            `lr`. torch's default of 0.01 is 100 times that of `optax.adamw`.
+        amsgrad: Divide by the root of the largest `exp_avg_sq` so far.
+        maximize: Maximize the loss: the sign of each gradient is flipped.
 
     Returns:
         A transform whose state lists the numeric settings under `hyperparams`.
 
     Raises:
-        TypeError: A setting that is none, a flag that is no bool.
-        ValueError: A number outside torch's range.
+        TypeError: A setting has none of these forms, or a flag is no bool.
+        ValueError: A number lies outside torch's range.
 
     Example:
         >>> import jax.numpy as jnp

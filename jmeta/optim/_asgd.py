@@ -18,7 +18,8 @@ class ASGDState(NamedTuple):
         step: Updates so far, an int32 scalar.
         eta: The next step size, a scalar for each parameter.
         mu: Weight of the next iterate in the average, a scalar for each parameter.
-        ax: Average of the iterates, like the parameters: the result of the method.
+        ax: Average of the iterates, a tree like the parameters. It is the method's
+            result.
         hyperparams: The next update's `lr, lambd, alpha, t0, weight_decay`.
     """
 
@@ -46,25 +47,26 @@ def asgd(
         eta   <- lr / (1 + lambd * lr * step)**alpha
         mu    <- 1 / max(1, step - t0)
 
-    `eta` begins at `lr` and `mu` at 1, so that `ax` is the last iterate until `t0`.
-    Evaluate with `state.ax`.
+    `eta` begins at `lr` and `mu` at 1, so `ax` is the last iterate until `t0`. Evaluate
+    the model at `state.ax`.
 
     Args:
         lr: Step size; a number, a scalar array, a schedule `step -> value` or a
-            `PerLeaf`. The other numeric settings likewise.
-        lambd: Decay of the parameters and of the step size.
-        alpha: Power of the decay of the step size.
-        t0: Updates before the averaging begins. The average is piecewise smooth in
-            it; at a whole number its derivative is the mean of those on both sides.
-        weight_decay: L2 penalty, added to the gradient.
-        maximize: Ascend.
+            `PerLeaf`. Every other numeric setting takes these forms too.
+        lambd: Decay rate of the parameters and of the step size `eta`.
+        alpha: Exponent of the decay of the step size.
+        t0: Number of updates before the averaging begins. The average is piecewise
+            smooth in `t0`. At a whole number its derivative is the mean of those on
+            both sides.
+        weight_decay: L2 penalty; `weight_decay * param` is added to the gradient.
+        maximize: Maximize the loss: the sign of each gradient is flipped.
 
     Returns:
         A transform whose state lists the numeric settings under `hyperparams`.
 
     Raises:
-        TypeError: A setting that is none, a flag that is no bool.
-        ValueError: A number outside torch's range.
+        TypeError: A setting has none of these forms, or a flag is no bool.
+        ValueError: A number lies outside torch's range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -78,9 +80,9 @@ def asgd(
         ([0.0, 1.0], [0.0, 1.0])
 
     Note:
-        `eta` and `mu` are differentiated too; torch and `higher` hold them constant.
-        An array for each parameter as a setting is given here, not as a later
-        override, since `eta` and `mu` have its shape.
+        Derivatives pass through `eta` and `mu`; torch and `higher` hold them constant.
+        A setting with an array for each parameter must be given to the constructor and
+        not as a later override, since `eta` and `mu` have its shape.
 
     References:
         Polyak and Juditsky (1992), Acceleration of stochastic approximation by
@@ -101,7 +103,8 @@ def asgd(
         lr, lambd = hp["lr"], hp["lambd"]
         count = step.astype(lr.dtype)
         grad = (-grad if maximize else grad) + hp["weight_decay"] * param
-        # torch sets eta when the first update comes; an override may have come since
+        # torch sets eta in the first update. Here `lr` may have been overridden since
+        # `init`, so the first update reads it again.
         eta = jnp.where(step == 1, lr, eta)
         update = -lambd * eta * param - eta * grad
         ax = ax + mu * (param + update - ax)

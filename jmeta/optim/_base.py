@@ -24,7 +24,7 @@ from jmeta._core.typing import PyTree
 from jmeta.optim._finite.own import own
 
 Slot = Callable[[dict[str, Setting], jax.Array], jax.Array | None]
-"""`(hp, param) -> initial value` of what is remembered of a parameter, None if not."""
+"""`(hp, param) -> initial value` of a field of the state, None to leave it out."""
 
 Rule = Callable[..., tuple[jax.Array, Mapping[str, jax.Array | None]]]
 """`(hp, step, grad, param, **slots) -> (update, new_slots)` for one parameter."""
@@ -39,17 +39,17 @@ def per_leaf(
     """Make an optax transform of torch's update for a single parameter.
 
     Args:
-        state_type: A NamedTuple of `step`, one field for each slot, `hyperparams`; a
-            field that is no slot is None.
-        slots: What the rule remembers of a parameter: `(hp, param) -> initial value`
-            by the state's field names.
+        state_type: NamedTuple with the fields `step`, `hyperparams` and one for each
+            slot. A field that is no slot is None.
+        slots: What the rule stores for each parameter: functions
+            `(hp, param) -> initial value` by the state's field names.
         rule: `(hp, step, grad, param, **slots) -> (update, new_slots)`, where `step`
             counts from 1 and `hp` holds the values that apply to this parameter.
-        settings: Numeric settings by torch's names.
+        settings: Numeric settings of the optimizer by torch's names.
 
     Returns:
-        A transform whose `update` needs `params`, keeps the dtypes of parameters and
-        slots, and ignores extra arguments.
+        A transform whose `update` requires `params`, keeps the dtypes of parameters
+        and slots, and ignores extra arguments.
     """
 
     def init(params: PyTree) -> Any:
@@ -84,7 +84,7 @@ def per_leaf(
             with allow_mixed_dtypes(hp, grad, param, row):
                 new_update, new_row = rule(hp, step, grad, param, **row)
             new_updates.append(jnp.asarray(new_update, jnp.result_type(param)))
-            rows.append({k: _like(v, row[k]) for k, v in new_row.items()})
+            rows.append({k: _cast_like(v, row[k]) for k, v in new_row.items()})
         hyperparams = advance_hyperparams(state.hyperparams, settings, step)
         return treedef.unflatten(new_updates), _state(step, rows, treedef, hyperparams)
 
@@ -101,12 +101,12 @@ def scalar_settings(optimizer: str, hp: dict[str, Setting], *names: str) -> None
     """Refuse an array where a rule takes one number for a whole parameter.
 
     Args:
-        optimizer: The constructor's name, for the message.
-        hp: The values that apply to a parameter.
-        *names: The settings in question.
+        optimizer: Name of the constructor, for the message.
+        hp: Settings that apply to one parameter, by name.
+        *names: Names of the settings that must be scalars.
 
     Raises:
-        ValueError: The `PerLeaf` of one has a value for each entry of a parameter.
+        ValueError: A `PerLeaf` gives one of them a value for each entry.
     """
     for name in names:
         for value in jax.tree.leaves(hp[name]):
@@ -117,5 +117,6 @@ def scalar_settings(optimizer: str, hp: dict[str, Setting], *names: str) -> None
                 )
 
 
-def _like(new, old):
+def _cast_like(new, old):
+    """`new` in the dtype of `old`, so that a state keeps its dtypes."""
     return None if old is None else jnp.asarray(new, old.dtype)

@@ -11,7 +11,7 @@ from jmeta._core.settings import Setting
 from jmeta.optim._strong_wolfe import Point, strong_wolfe
 
 Evaluate = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
-"""Flat parameters to the loss and its flat gradient."""
+"""`x -> (loss, gradient)`, with the parameters and the gradient as vectors `[N]`."""
 
 
 class LBFGSState(NamedTuple):
@@ -27,8 +27,10 @@ class LBFGSState(NamedTuple):
         t: The last step length, a scalar.
         old_dirs: The last changes of the gradient, `[history_size, N]`, newest last;
             0 where there is none yet.
-        old_stps: The last steps, likewise.
-        ro: One over the product of the two, `[history_size]`, likewise.
+        old_stps: The last steps, `[history_size, N]`, newest last; 0 where there is
+            none yet.
+        ro: `1 / (y @ s)` for each row `y` of `old_dirs` and `s` of `old_stps`,
+            `[history_size]`; 0 where there is none yet.
         H_diag: Scale of the first guess of the inverse Hessian, a scalar.
         prev_flat_grad: The last iteration's gradient, `[N]`.
         prev_loss: The last iteration's loss, a scalar.
@@ -50,7 +52,15 @@ class LBFGSState(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """The static arguments of `lbfgs`, under their names."""
+    """The arguments of `lbfgs` that say when to stop and whether to search.
+
+    Attributes:
+        max_iter: Iterations in an update.
+        max_eval: Evaluations of the loss in an update.
+        tolerance_grad: Largest entry of a gradient that counts as converged.
+        tolerance_change: Slope, step or change of the loss that counts as none.
+        line_search: Whether the step length is searched.
+    """
 
     max_iter: int
     max_eval: int
@@ -63,12 +73,12 @@ class Iterate(NamedTuple):
     """What the iterations of one update carry.
 
     Attributes:
-        state: The state, with this update's counts in it.
-        x: The parameters, `[N]`.
-        loss: The loss there.
-        flat_grad: The gradient there, `[N]`.
-        evals: Evaluations of the loss in this update.
-        stop: Whether a stopping rule applies.
+        state: State of the optimizer, with this update's counts in it.
+        x: Parameters, `[N]`.
+        loss: Loss at `x`, a scalar.
+        flat_grad: Gradient at `x`, `[N]`.
+        evals: Evaluations of the loss in this update, an int32 scalar.
+        stop: Whether a stopping rule applies, a bool scalar.
     """
 
     state: LBFGSState
@@ -89,39 +99,41 @@ def minimize(
     """Run the iterations of one update: torch/optim/lbfgs.py, LBFGS.step.
 
     Args:
-        evaluate: Loss and gradient at a vector.
-        lr: Step length.
-        state: The state before.
-        start: Parameters, loss and gradient before.
-        limits: When to stop.
+        evaluate: Gives the loss and the gradient at a vector of parameters.
+        lr: Step length, a scalar.
+        state: State of the optimizer before the update.
+        start: Parameters `[N]`, loss and gradient `[N]` before the update.
+        limits: Bounds of the iterations and tolerances.
 
     Returns:
-        Where the iterations end.
+        The last iterate.
     """
     carry = Iterate(
         state._replace(func_evals=state.func_evals + 1),
         *start,
         evals=jnp.array(1, jnp.int32),
-        stop=largest(start[2]) <= limits.tolerance_grad,
+        stop=max_abs(start[2]) <= limits.tolerance_grad,
     )
 
     def iterate(carry, last):
-        go = lambda carry: _iterate(evaluate, lr, carry, limits, last)
-        return jax.lax.cond(carry.stop, lambda carry: carry, go, carry)
+        advance = lambda carry: _iterate(evaluate, lr, carry, limits, last)
+        return jax.lax.cond(carry.stop, lambda carry: carry, advance, carry)
 
-    # with fixed steps the loss is not evaluated after the last one
-    rest = 0 if limits.line_search else 1
+    # With fixed steps the loss is not evaluated after the last one, so that iteration
+    # runs outside the scan.
+    unscanned = 0 if limits.line_search else 1
     carry, _ = jax.lax.scan(
         lambda carry, _: (iterate(carry, last=False), None),
         carry,
-        length=limits.max_iter - rest,
+        length=limits.max_iter - unscanned,
     )
-    return iterate(carry, last=True) if rest else carry
+    return iterate(carry, last=True) if unscanned else carry
 
 
 def _iterate(evaluate, lr, carry, limits, last):
-    state, flat_grad = _remember(carry.state, carry.flat_grad), carry.flat_grad
-    # jnp.abs has derivative 1 at 0
+    flat_grad = carry.flat_grad
+    state = _update_memory(carry.state, flat_grad)
+    # The derivative of jnp.abs at 0 is 1, torch's is 0.
     total = jnp.sum(jnp.sign(flat_grad) * flat_grad)
     first_t = jnp.minimum(1.0, safe_divide(jnp.ones_like(total), total)) * lr
     state = state._replace(
@@ -134,17 +146,17 @@ def _iterate(evaluate, lr, carry, limits, last):
     return jax.lax.cond(
         gtd > -limits.tolerance_change,
         lambda carry, gtd: carry._replace(stop=jnp.array(True)),
-        lambda carry, gtd: _move(evaluate, carry, gtd, limits, last),
+        lambda carry, gtd: _take_step(evaluate, carry, gtd, limits, last),
         carry,
         gtd,
     )
 
 
-def _move(evaluate, carry, gtd, limits, last):
+def _take_step(evaluate, carry, gtd, limits, last):
     state, x = carry.state, carry.x
     d, t, loss, flat_grad = state.d, state.t, carry.loss, carry.flat_grad
     if limits.line_search:
-        point, evals = _search(evaluate, carry, gtd, limits)
+        point, evals = _search_line(evaluate, carry, gtd, limits)
         loss, flat_grad, t = point.f, point.g, point.t
     elif last:
         evals = jnp.array(0, jnp.int32)
@@ -154,15 +166,15 @@ def _move(evaluate, carry, gtd, limits, last):
     total = carry.evals + evals
     stop = (
         (total >= limits.max_eval)
-        | (largest(flat_grad) <= limits.tolerance_grad)
-        | (largest(d * t) <= limits.tolerance_change)
+        | (max_abs(flat_grad) <= limits.tolerance_grad)
+        | (max_abs(d * t) <= limits.tolerance_change)
         | (jnp.abs(loss - state.prev_loss) < limits.tolerance_change)
     )
     state = state._replace(t=t, func_evals=state.func_evals + evals)
     return Iterate(state, x + t * d, loss, flat_grad, total, stop)
 
 
-def _search(evaluate, carry, gtd, limits):
+def _search_line(evaluate, carry, gtd, limits):
     x, d = carry.x, carry.state.d
 
     def at(t):
@@ -173,20 +185,20 @@ def _search(evaluate, carry, gtd, limits):
         at,
         Point(jnp.zeros_like(gtd), carry.loss, carry.flat_grad, gtd),
         carry.state.t,
-        largest(d),
+        max_abs(d),
         max_ls=limits.max_eval - carry.evals,
         length=limits.max_eval - 1,
         tolerance_change=limits.tolerance_change,
     )
 
 
-def _remember(state, flat_grad):
-    """Count an iteration, remember the last step, find the next direction."""
+def _update_memory(state, flat_grad):
+    """Count an iteration, store the last step and find the next direction."""
     y = flat_grad - state.prev_flat_grad
     s = state.d * state.t
     ys = jnp.vdot(y, s)
     new = (state.n_iter > 0) & (ys > 1e-10)
-    # the other branch must not divide by 0
+    # Both branches of a `where` are differentiated: none may divide by 0.
     ys = jnp.where(new, ys, 1.0)
     yy = jnp.where(new, jnp.vdot(y, y), 1.0)
 
@@ -205,7 +217,10 @@ def _remember(state, flat_grad):
 
 
 def _direction(state, flat_grad):
-    """Minus the inverse Hessian times the gradient; entries of 0 change nothing."""
+    """Minus the inverse Hessian times the gradient, by the two-loop recursion.
+
+    Rows of the memory that are still 0 change nothing.
+    """
     memory = (state.old_dirs, state.old_stps, state.ro)
 
     def newest_to_oldest(q, entry):
@@ -222,6 +237,6 @@ def _direction(state, flat_grad):
     return jax.lax.scan(oldest_to_newest, q * state.H_diag, (memory, al))[0]
 
 
-def largest(x: jax.Array) -> jax.Array:
-    """The largest entry's size, 0 if there is none."""
+def max_abs(x: jax.Array) -> jax.Array:
+    """Largest absolute value of an entry, 0 for an empty array."""
     return jnp.max(jnp.abs(x), initial=0.0)

@@ -34,30 +34,31 @@ def lbfgs(
 ) -> optax.GradientTransformationExtraArgs:
     """L-BFGS with torch's semantics, differentiable in `lr` and the parameters.
 
-    One `update` is one `step(closure)` of torch: up to `max_iter` iterations, each
+    One `update` is one `step(closure)` of torch. It runs up to `max_iter` iterations:
 
-        y, s        <- change of the gradient, last step; remembered if y.s > 1e-10
-        d           <- -H grad, with H the inverse Hessian that the memory implies
-        t           <- lr; min(1, 1 / sum(abs(grad))) * lr in the very first
+        y     <- change of the gradient in the last step
+        s     <- last step; y and s are stored if y @ s > 1e-10
+        d     <- -H @ grad, with the inverse Hessian H estimated from stored y and s
+        t     <- lr; in the very first iteration min(1, 1 / sum(abs(grad))) * lr
         with a line search: t that satisfies the strong Wolfe conditions along d
-        param       <- param + t * d
+        param <- param + t * d
 
-    They are scans of fixed length whose iterations do nothing once a stopping rule
+    The iterations are a scan of fixed length. They do nothing once a stopping rule
     applies, so `update` can be compiled, batched with `vmap` and differentiated in
-    both modes. It evaluates the loss at other parameters, so it needs it:
-    `update(grads, state, params, value_fn=loss)`, which `inner_loop` does.
+    both modes. `update` evaluates the loss at other parameters and must be given it:
+    `update(grads, state, params, value_fn=loss)`. `inner_loop` passes it.
 
     Args:
-        lr: Step length, the first that a line search tries; a number, a scalar array or
-            a schedule `step -> value`, one value for all parameters. The other
-            arguments are fixed once built.
-        max_iter: Iterations in an update.
-        max_eval: Evaluations of the loss in an update after which to stop, by default
-            5/4 of `max_iter`.
-        tolerance_grad: Stop when no entry of the gradient is larger.
+        lr: Step length, or with a line search the first length that it tries; a
+            number, a scalar array or a schedule `step -> value`, one value for all
+            parameters. The other arguments cannot be overridden later.
+        max_iter: Largest number of iterations in an update.
+        max_eval: Number of evaluations of the loss in an update after which to stop.
+            None is 5/4 of `max_iter`.
+        tolerance_grad: Stop when no entry of the gradient is larger than this.
         tolerance_change: Stop when the slope along `d`, the step or the change of the
-            loss is smaller.
-        history_size: Steps remembered.
+            loss is smaller than this.
+        history_size: Number of steps stored.
         line_search_fn: `"strong_wolfe"`, or None for fixed steps.
 
     Returns:
@@ -65,8 +66,9 @@ def lbfgs(
         `value`, the loss at `params`, which is evaluated if it is not given.
 
     Raises:
-        TypeError: A setting or count of the wrong kind.
-        ValueError: A number outside its range, another line search, no `value_fn`.
+        TypeError: A setting or a count is of the wrong kind.
+        ValueError: A number lies outside its range, the line search is another one,
+            or `update` is given no `value_fn`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -79,10 +81,10 @@ def lbfgs(
         [1.0, 2.0]
 
     Note:
-        Derivatives are those of the steps taken: which branch a line search took and
-        when the iterations stopped are held constant. As in torch there are no groups,
-        and gradients that a `grad_callback` changed are used in the first iteration
-        only, the others take the gradient of `value_fn`.
+        Derivatives are those of the steps taken. They hold constant which branch a line
+        search took and when the iterations stopped. As in torch there are no groups.
+        Gradients that a `grad_callback` changed are used in the first iteration only;
+        the others take the gradient of `value_fn`.
 
         `optax.lbfgs` with its line search cannot be differentiated in reverse mode,
         since the search is a `while_loop`; this one can.

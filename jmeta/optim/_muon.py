@@ -23,7 +23,7 @@ class MuonState(NamedTuple):
 
     Attributes:
         step: Updates so far, an int32 scalar.
-        momentum_buffer: Running mean of gradients, like the parameters.
+        momentum_buffer: Running mean of gradients, a tree like the parameters.
         hyperparams: The next update's `lr, weight_decay, momentum, ns_coefficients,
             eps`.
     """
@@ -45,10 +45,10 @@ def muon(
     *,
     ns_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Muon with torch's semantics, differentiable in every setting, also at 0.
+    """Muon with torch's semantics, differentiable in every setting.
 
-    For the matrices of a network's hidden layers, whose steps it makes nearly
-    orthogonal by an iteration after Newton and Schulz.
+    It is for the matrices of a network's hidden layers. A Newton-Schulz iteration makes
+    each step nearly orthogonal.
 
         momentum_buffer <- momentum * momentum_buffer + (1 - momentum) * grad
         direction       <- momentum_buffer
@@ -68,18 +68,19 @@ def muon(
 
     Args:
         lr: Step size; a number, a scalar array, a schedule `step -> value` or a
-            `PerLeaf`. The other numeric settings likewise, but `ns_coefficients` and
-            `eps` may not differ within a parameter.
-        weight_decay: Decay of the parameters, decoupled from the gradient.
-        momentum: Decay of the buffer.
+            `PerLeaf`. Every other numeric setting takes these forms too, but
+            `ns_coefficients` and `eps` may not differ within a parameter.
+        weight_decay: Share of each parameter that an update removes, as a multiple of
+            `lr`. It does not enter the gradient.
+        momentum: Decay rate of the buffer.
         nesterov: Look one step of momentum ahead.
-        ns_coefficients: `a, b, c` of the iteration, a tuple or a list of
-            three.
-        eps: Smallest norm that is divided by.
-        ns_steps: Iterations, from 0 to 99. Fixed once built, as what follows.
-        adjust_lr_fn: What `factor` is for a matrix of shape (rows, columns): None or
-            `"original"` is `sqrt(max(1, rows / columns))`, `"match_rms_adamw"` is
-            `0.2 * sqrt(max(rows, columns))`; or a function from the shape to it.
+        ns_coefficients: `a, b, c` of the iteration, a tuple or a list of three.
+        eps: Lower bound of the norm that the direction is divided by.
+        ns_steps: Number of iterations, from 0 to 99. Like the arguments below it cannot
+            be overridden later.
+        adjust_lr_fn: How `factor` follows from a matrix's shape (rows, columns). None
+            and `"original"` give `sqrt(max(1, rows / columns))`, `"match_rms_adamw"`
+            gives `0.2 * sqrt(max(rows, columns))`; a function is called with the shape.
         ns_dtype: Precision of the iteration. None is that of the parameters, at least
             float32; torch's is `jnp.bfloat16`, which changes a step by about 1 %.
 
@@ -87,8 +88,8 @@ def muon(
         A transform whose state lists the numeric settings under `hyperparams`.
 
     Raises:
-        TypeError: A setting that is none, a flag that is no bool.
-        ValueError: A number outside torch's range, or, at `init`, a parameter that is
+        TypeError: A setting has none of these forms, or a flag is no bool.
+        ValueError: A number lies outside torch's range, or, at `init`, a parameter is
             no matrix.
 
     Example:
@@ -100,15 +101,14 @@ def muon(
         >>> updates.round(2).tolist()
         [[-0.0, -0.5], [-0.5, -0.0]]
 
-    Differs from torch:
-        The iteration runs in bfloat16 there, see `ns_dtype`. And torch's weights are
-        (out, in) where Flax's kernels are (in, out), so that `"original"` takes the
-        other ratio: `adjust_lr_fn=lambda shape: max(1, shape[1] / shape[0]) ** 0.5` is
+    Note:
+        torch runs the iteration in bfloat16 (see `ns_dtype`). torch's weights are
+        (out, in) and Flax's kernels are (in, out), so `"original"` takes the other
+        ratio: `adjust_lr_fn=lambda shape: max(1, shape[1] / shape[0]) ** 0.5` is
         torch's for a kernel.
 
-    Note:
-        At a direction of 0 the norm is `eps`, and the slope of `x` about `a**ns_steps`
-        over it: finite, and huge with the default `eps`.
+        At a direction of 0 the slope of `x` is about `a**ns_steps / eps`: finite, and
+        huge with the default `eps`.
 
     References:
         Jordan et al. (2024), Muon: an optimizer for hidden layers in neural networks,
@@ -187,7 +187,7 @@ _FACTORS = {
 
 def _orthogonalized(x, coefficients, eps, steps):
     """Torch's _zeropower_via_newtonschulz, in the precision of `x`."""
-    # sums in at least float32, rounded once, as torch's addmm does in bfloat16
+    # torch's addmm in bfloat16 adds up in float32 and rounds once; so does this.
     sums = widest(x.dtype, jnp.float32)
     a, b, c = (value.astype(sums) for value in coefficients)
 

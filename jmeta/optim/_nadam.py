@@ -18,8 +18,8 @@ class NAdamState(NamedTuple):
     Attributes:
         step: Updates so far, an int32 scalar.
         mu_product: Product of the momenta so far, a scalar for each parameter.
-        exp_avg: Running mean of gradients, like the parameters.
-        exp_avg_sq: Running mean of squared gradients, like the parameters.
+        exp_avg: Running mean of gradients, a tree like the parameters.
+        exp_avg_sq: Running mean of squared gradients, a tree like the parameters.
         hyperparams: The next update's `lr, betas, eps, weight_decay, momentum_decay`.
     """
 
@@ -40,7 +40,7 @@ def nadam(
     *,
     maximize: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    """Adam with Nesterov momentum and torch's semantics, differentiable in all of it.
+    """Adam with Nesterov momentum and torch's semantics, fully differentiable.
 
         mu         <- beta1 * (1 - 0.96**(step * momentum_decay) / 2)
         mu_next    <- beta1 * (1 - 0.96**((step + 1) * momentum_decay) / 2)
@@ -54,20 +54,22 @@ def nadam(
 
     Args:
         lr: Step size; a number, a scalar array, a schedule `step -> value` or a
-            `PerLeaf`. The other numeric settings likewise.
-        betas: Decay of the two running means, a tuple or a list of two.
-        eps: Added to the root, after its bias correction.
-        weight_decay: L2 penalty, added to the gradient.
-        momentum_decay: How fast the momentum grows from about `beta1 / 2` to `beta1`.
-        decoupled_weight_decay: Decay the parameters instead, as `adamw` does.
-        maximize: Ascend.
+            `PerLeaf`. Every other numeric setting takes these forms too.
+        betas: Decay rates of `exp_avg` and `exp_avg_sq`, a tuple or a list of two.
+        eps: Number added to the root of `exp_avg_sq` after its bias correction.
+        weight_decay: L2 penalty; `weight_decay * param` is added to the gradient.
+        momentum_decay: Rate at which the momentum grows from about `beta1 / 2` to
+            `beta1`.
+        decoupled_weight_decay: Multiply the parameters by `1 - lr * weight_decay`, as
+            `adamw` does, instead of adding a penalty to the gradient.
+        maximize: Maximize the loss: the sign of each gradient is flipped.
 
     Returns:
         A transform whose state lists the numeric settings under `hyperparams`.
 
     Raises:
-        TypeError: A setting that is none, a flag that is no bool.
-        ValueError: A number outside torch's range.
+        TypeError: A setting has none of these forms, or a flag is no bool.
+        ValueError: A number lies outside torch's range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -78,9 +80,10 @@ def nadam(
         [-0.5, -0.0]
 
     Note:
-        At gradients of 0 as in `adam`. `optax.nadam` has no `momentum_decay`. An array
-        for each parameter as `betas` or `momentum_decay` is given here, not as a later
-        override, since `mu_product` has its shape.
+        At a gradient of 0 the root of 0 has derivative 0, as in `adam`. `optax.nadam`
+        has no `momentum_decay`. `betas` or `momentum_decay` with an array for each
+        parameter must be given to the constructor and not as a later override, since
+        `mu_product` has its shape.
 
     References:
         Dozat (2016), Incorporating Nesterov momentum into Adam, ICLR workshop.

@@ -15,14 +15,14 @@ def param_groups(
     groups: Mapping[str, optax.GradientTransformation],
     labels: Callable[[Path], str],
 ) -> optax.GradientTransformationExtraArgs:
-    """Give each group of parameters an optimizer of its own: torch's param_groups.
+    """Give each group of parameters its own optimizer, as torch's `param_groups`.
 
-    `optax.partition` with labels made from paths. The groups may differ in settings,
-    flags or algorithm. A setting of one group is overridden by label,
+    This is `optax.partition` with labels made from paths. The groups may differ in
+    settings, flags or algorithm. A setting of one group is overridden by label,
     `hyperparams={"lr": {"head": 0.1}}`; a plain value applies to every group that has
     the setting.
 
-    What torch's methods are for is done here with plain data:
+    Plain data does here what torch's methods do:
 
         torch                       here
         param_groups                state.inner_states: {label: state of the group}
@@ -35,16 +35,17 @@ def param_groups(
         a frozen group              {label: optax.set_to_zero()}
 
     Args:
-        groups: Optimizers by label.
-        labels: Gives the label of the parameter at a path, a tuple of strings such as
-            `("head", "kernel")`.
+        groups: Optimizer of each group by its label.
+        labels: `path -> label` of the parameter at that path, a tuple of strings such
+            as `("head", "kernel")`.
 
     Returns:
         A transform whose state is an `optax.PartitionState`.
 
     Raises:
         TypeError: `groups` is no dict of optimizers, `labels` no function.
-        ValueError: A label without optimizer, at `init` or `update`.
+        ValueError: `groups` is empty or, at `init` or `update`, a label has no
+            optimizer.
 
     Example:
         >>> import jax.numpy as jnp
@@ -62,7 +63,7 @@ def param_groups(
 
     Note:
         In torch a group takes what it does not name from the optimizer's defaults;
-        here each optimizer is written out. The order of `groups` decides nothing.
+        here each optimizer is written out. The order of `groups` has no effect.
     """
     validate.instance(
         *("groups", groups, Mapping, "a dict of optimizers by label"),
@@ -100,5 +101,6 @@ def param_groups(
 
 
 def _needs_no_guard(tx: optax.GradientTransformation) -> bool:
+    """Whether the derivatives of a transform are finite without `guarded_update`."""
     frozen = getattr(tx.update, "__qualname__", "").startswith("set_to_zero.")
     return frozen or is_own(tx)

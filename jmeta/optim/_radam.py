@@ -17,8 +17,8 @@ class RAdamState(NamedTuple):
 
     Attributes:
         step: Updates so far, an int32 scalar.
-        exp_avg: Running mean of gradients, like the parameters.
-        exp_avg_sq: Running mean of squared gradients, like the parameters.
+        exp_avg: Running mean of gradients, a tree like the parameters.
+        exp_avg_sq: Running mean of squared gradients, a tree like the parameters.
         hyperparams: The next update's `lr, betas, eps, weight_decay`.
     """
 
@@ -39,8 +39,9 @@ def radam(
 ) -> optax.GradientTransformationExtraArgs:
     """Rectified Adam with torch's semantics, differentiable in every setting.
 
-    Plain momentum until the running mean of squares has seen enough gradients to have
-    a bounded variance, which is when `rho > 5`; then Adam, rectified.
+    It takes plain momentum steps until `rho > 5`, when the running mean of squares has
+    seen enough gradients to have a bounded variance. From then on it takes rectified
+    Adam steps.
 
         exp_avg    <- beta1 * exp_avg + (1 - beta1) * grad
         exp_avg_sq <- beta2 * exp_avg_sq + (1 - beta2) * grad**2
@@ -54,19 +55,20 @@ def radam(
 
     Args:
         lr: Step size; a number, a scalar array, a schedule `step -> value` or a
-            `PerLeaf`. The other numeric settings likewise.
-        betas: Decay of the two running means, a tuple or a list of two.
-        eps: Added to the root, before its bias correction.
-        weight_decay: L2 penalty, added to the gradient.
-        decoupled_weight_decay: Decay the parameters instead, as `adamw` does.
-        maximize: Ascend.
+            `PerLeaf`. Every other numeric setting takes these forms too.
+        betas: Decay rates of `exp_avg` and `exp_avg_sq`, a tuple or a list of two.
+        eps: Number added to the root of `exp_avg_sq` before its bias correction.
+        weight_decay: L2 penalty; `weight_decay * param` is added to the gradient.
+        decoupled_weight_decay: Multiply the parameters by `1 - lr * weight_decay`, as
+            `adamw` does, instead of adding a penalty to the gradient.
+        maximize: Maximize the loss: the sign of each gradient is flipped.
 
     Returns:
         A transform whose state lists the numeric settings under `hyperparams`.
 
     Raises:
-        TypeError: A setting that is none, a flag that is no bool.
-        ValueError: A number outside torch's range.
+        TypeError: A setting has none of these forms, or a flag is no bool.
+        ValueError: A number lies outside torch's range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -77,8 +79,9 @@ def radam(
         [-1.5, -0.0]
 
     Note:
-        At gradients of 0 as in `adam`. `optax.radam` has NaN derivatives everywhere in
-        the first steps, where `rect` is the root of a negative number.
+        At a gradient of 0 the root of 0 has derivative 0, as in `adam`. `optax.radam`
+        has NaN derivatives everywhere in the first steps, where `rect` is the root of a
+        negative number.
 
     References:
         Liu et al. (2020), On the variance of the adaptive learning rate and beyond,
@@ -119,8 +122,8 @@ def radam(
         count = step.astype(beta2.dtype)
         rho = rho_inf - 2 * count * integer_power(beta2, step) / bias_correction2
         rectified = rho > 5
-        # what the other branch would divide by or take the root of is replaced by
-        # harmless numbers before, not after: 0 * inf would reach the derivatives
+        # Harmless numbers replace what the branch not taken divides by or takes the
+        # root of. Selecting only its result would let 0 * inf into the derivatives.
         rho, rho_inf = (
             jnp.where(rectified, rho, 6.0),
             jnp.where(rectified, rho_inf, 7.0),

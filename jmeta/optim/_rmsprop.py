@@ -17,8 +17,8 @@ class RMSpropState(NamedTuple):
 
     Attributes:
         step: Updates so far, an int32 scalar.
-        square_avg: Running mean of squared gradients, like the parameters.
-        momentum_buffer: Running sum of steps, like the parameters.
+        square_avg: Running mean of squared gradients, a tree like the parameters.
+        momentum_buffer: Running sum of steps, a tree like the parameters.
         grad_avg: Running mean of gradients with `centered`, else None.
         started: Whether an update with momentum has begun the buffer, a bool scalar
             for each parameter.
@@ -43,7 +43,7 @@ def rmsprop(
     *,
     maximize: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    """RMSprop with torch's semantics, differentiable in every setting, also at 0.
+    """RMSprop with torch's semantics, differentiable in every setting.
 
         grad            <- grad + weight_decay * param
         square_avg      <- alpha * square_avg + (1 - alpha) * grad**2
@@ -54,25 +54,24 @@ def rmsprop(
             grad_avg    <- alpha * grad_avg + (1 - alpha) * grad
             avg         <- sqrt(square_avg - grad_avg**2) + eps
 
-    Where `momentum` is exactly 0 a buffer that has begun is left as it is, as in
-    torch.
+    As in torch, a `momentum` of exactly 0 leaves a buffer that has begun unchanged.
 
     Args:
         lr: Step size; a number, a scalar array, a schedule `step -> value` or a
-            `PerLeaf`. The other numeric settings likewise.
-        alpha: Decay of the running means.
-        eps: Added to the root; `optax.rmsprop` adds it below the root.
-        weight_decay: L2 penalty, added to the gradient.
-        momentum: Decay of the buffer.
+            `PerLeaf`. Every other numeric setting takes these forms too.
+        alpha: Decay rate of the running means.
+        eps: Number added to the root; `optax.rmsprop` adds it below the root.
+        weight_decay: L2 penalty; `weight_decay * param` is added to the gradient.
+        momentum: Decay rate of the buffer.
         centered: Divide by the standard deviation of the gradient.
-        maximize: Ascend.
+        maximize: Maximize the loss: the sign of each gradient is flipped.
 
     Returns:
         A transform whose state lists the numeric settings under `hyperparams`.
 
     Raises:
-        TypeError: A setting that is none, a flag that is no bool.
-        ValueError: A number outside torch's range.
+        TypeError: A setting has none of these forms, or a flag is no bool.
+        ValueError: A number lies outside torch's range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -83,8 +82,8 @@ def rmsprop(
         [-1.0, -0.0]
 
     Note:
-        At gradients of 0 as in `adam`, centered or not: the true slope there is
-        `-lr / eps`.
+        At a gradient of 0 the root of 0 has derivative 0, as in `adam`, centered or
+        not. The true slope there is `-lr / eps`.
 
     References:
         Hinton, Srivastava and Swersky (2012), Neural networks for machine learning,
@@ -121,8 +120,8 @@ def rmsprop(
             avg = safe_sqrt(square_avg) + hp["eps"]
         scaled = grad / avg
         decayed = momentum * momentum_buffer + scaled
-        # as in `sgd`: a buffer that has not begun holds the last step, so that the
-        # derivative in a momentum of 0 is the limit
+        # A buffer that has not begun holds the last step, so that the derivative with
+        # respect to a momentum of 0 is the limit.
         zero = momentum == 0
         buffer = jnp.where(
             started,

@@ -16,8 +16,9 @@ class RpropState(NamedTuple):
 
     Attributes:
         step: Updates so far, an int32 scalar.
-        prev: The last gradient, 0 where it was refused, like the parameters.
-        step_size: Step size of each entry, like the parameters.
+        prev: The last gradient, 0 where its sign had changed, a tree like the
+            parameters.
+        step_size: Step size of each entry, a tree like the parameters.
         hyperparams: The next update's `lr, etas, step_sizes`.
     """
 
@@ -45,19 +46,19 @@ def rprop(
 
     Args:
         lr: Step size of every entry in the first update; a number, a scalar array, a
-            schedule `step -> value` or a `PerLeaf`. The other numeric settings
-            likewise.
-        etas: Factors at a change of sign, below 1, and without one, above 1, a tuple or
-            a list of two.
-        step_sizes: Smallest and largest step size, likewise.
-        maximize: Ascend.
+            schedule `step -> value` or a `PerLeaf`. Every other numeric setting takes
+            these forms too.
+        etas: Factors of the step size, a tuple or a list of two: below 1 where the
+            gradient's sign changed, above 1 where it did not.
+        step_sizes: Smallest and largest step size, a tuple or a list of two.
+        maximize: Maximize the loss: the sign of each gradient is flipped.
 
     Returns:
         A transform whose state lists the numeric settings under `hyperparams`.
 
     Raises:
-        TypeError: A setting that is none, a flag that is no bool.
-        ValueError: A number outside torch's range.
+        TypeError: A setting has none of these forms, or a flag is no bool.
+        ValueError: A number lies outside torch's range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -70,9 +71,9 @@ def rprop(
         [-1.0, -0.0]
 
     Note:
-        Only the sign of a gradient is used, so no derivative passes through it: an
-        initial parameter reaches the result by itself alone. `optax.rprop` returns
-        each step one update late.
+        Only the sign of a gradient is used, so no derivative passes through it: the
+        derivative of a final parameter with respect to its initial value is 1.
+        `optax.rprop` returns each step one update late.
 
     References:
         Riedmiller and Braun (1993), A direct adaptive method for faster
@@ -99,9 +100,9 @@ def rprop(
         grad = -grad if maximize else grad
         agree = jnp.sign(grad * prev)
         factor = jnp.where(agree > 0, etaplus, jnp.where(agree < 0, etaminus, 1.0))
-        # torch sets step_size when the first update comes
+        # torch sets step_size in the first update, when `lr` may have been overridden.
         step_size = jnp.where(step == 1, hp["lr"], step_size) * factor
-        # not jnp.clip: its derivative at a bound is 1/2
+        # The derivative of jnp.clip at a bound is 1/2; that of `where` is 0 or 1.
         step_size = jnp.where(step_size < smallest, smallest, step_size)
         step_size = jnp.where(step_size > largest, largest, step_size)
         grad = jnp.where(agree < 0, 0.0, grad)

@@ -18,7 +18,7 @@ class SGDState(NamedTuple):
 
     Attributes:
         step: Updates so far, an int32 scalar.
-        momentum_buffer: Running sum of gradients, like the parameters.
+        momentum_buffer: Running sum of gradients, a tree like the parameters.
         started: Whether an update with momentum has begun the buffer, a bool scalar
             for each parameter; torch's buffer is None until then.
         hyperparams: The next update's `lr, momentum, dampening, weight_decay`.
@@ -39,34 +39,34 @@ def sgd(
     *,
     maximize: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    """SGD with torch's semantics, differentiable in every setting, also at 0.
+    """SGD with torch's semantics, differentiable in every setting.
 
         grad            <- grad + weight_decay * param
         momentum_buffer <- momentum * momentum_buffer + (1 - dampening) * grad
         param           <- param - lr * momentum_buffer
         with nesterov:     param - lr * (grad + momentum * momentum_buffer)
 
-    The first buffer is the gradient itself, without dampening. Where `momentum` is
-    exactly 0 the step is `-lr * grad` whatever the dampening, and a buffer that has
-    begun is left as it is; both as in torch.
+    The first buffer is the gradient itself, without dampening. As in torch, a
+    `momentum` of exactly 0 gives the step `-lr * grad` whatever the dampening, and
+    leaves a buffer that has begun unchanged.
 
     Args:
         lr: Step size; a number, a scalar array, a schedule `step -> value` or a
-            `PerLeaf`. The other numeric settings likewise.
-        momentum: Decay of the buffer.
+            `PerLeaf`. Every other numeric setting takes these forms too.
+        momentum: Decay rate of the buffer.
         dampening: Share of the gradient kept out of the buffer.
-        weight_decay: L2 penalty, added to the gradient.
-        nesterov: Look one step of momentum ahead. It needs a momentum, as in torch: to
-            override it, begin with a number above 0.
-        maximize: Ascend.
+        weight_decay: L2 penalty; `weight_decay * param` is added to the gradient.
+        nesterov: Look one step of momentum ahead. As in torch this requires a
+            `momentum` above 0, also where `momentum` is overridden later.
+        maximize: Maximize the loss: the sign of each gradient is flipped.
 
     Returns:
         A transform whose state lists the numeric settings under `hyperparams`.
 
     Raises:
-        TypeError: A setting that is none, a flag that is no bool.
-        ValueError: A number outside torch's range; `nesterov` with a momentum that is
-            the number 0 or a dampening that is another number.
+        TypeError: A setting has none of these forms, or a flag is no bool.
+        ValueError: A number lies outside torch's range, or `nesterov` is combined with
+            a `momentum` that is the number 0 or a `dampening` that is any other number.
 
     Example:
         >>> import jax.numpy as jnp
@@ -105,8 +105,8 @@ def sgd(
         momentum = hp["momentum"]
         grad = (-grad if maximize else grad) + hp["weight_decay"] * param
         decayed = scale(momentum, momentum_buffer)
-        # Until a momentum other than 0 begins the buffer it holds the last gradient,
-        # so that the derivative in a momentum of 0 is the limit.
+        # Until a momentum other than 0 begins the buffer, it holds the last gradient,
+        # so that the derivative with respect to a momentum of 0 is the limit.
         zero = momentum == 0
         first = jnp.where(zero, decayed + grad, grad)
         later = jnp.where(zero, momentum_buffer, decayed + (1 - hp["dampening"]) * grad)
@@ -119,7 +119,8 @@ def sgd(
             "momentum_buffer": buffer,
             "started": started | jnp.any(momentum != 0),
         }
-        # stored, it spares storing the buffer unless the momentum is differentiated
+        # With the direction stored for reverse mode, the buffer need not be stored
+        # unless the momentum is differentiated.
         return -scale(hp["lr"], mark_to_store(direction)), slots
 
     slots = {
@@ -130,7 +131,7 @@ def sgd(
 
 
 def _check_nesterov(momentum, dampening):
-    """Refuse the numbers that torch refuses; what is traced or scheduled passes."""
+    """Refuse the numbers that torch refuses; traced and scheduled settings pass."""
     if is_plain(momentum) and momentum == 0:
         raise ValueError(
             "`nesterov=True` needs a `momentum` above 0; got 0. Give one, also where it"

@@ -17,8 +17,8 @@ class SparseAdamState(NamedTuple):
 
     Attributes:
         step: Updates so far, an int32 scalar; one count for all rows.
-        exp_avg: Running mean of gradients, like the parameters.
-        exp_avg_sq: Running mean of squared gradients, like the parameters.
+        exp_avg: Running mean of gradients, a tree like the parameters.
+        exp_avg_sq: Running mean of squared gradients, a tree like the parameters.
         hyperparams: The next update's `lr, betas, eps`.
     """
 
@@ -36,9 +36,9 @@ def sparse_adam(
 ) -> optax.GradientTransformationExtraArgs:
     """Adam that leaves alone what has no gradient, with torch's semantics.
 
-    For embedding tables, of which a batch reaches a few rows. A row, that is an entry
-    along the leading axis, whose gradient is entirely 0 keeps its value and its
-    moments; the others get
+    It is for embedding tables, of which a batch uses a few rows. A row is an entry
+    along the leading axis. A row whose gradient is entirely 0 keeps its value and its
+    moments. The other rows get this update:
 
         exp_avg    <- exp_avg + (1 - beta1) * (grad - exp_avg)
         exp_avg_sq <- exp_avg_sq + (1 - beta2) * (grad**2 - exp_avg_sq)
@@ -47,17 +47,18 @@ def sparse_adam(
 
     Args:
         lr: Step size; a number, a scalar array, a schedule `step -> value` or a
-            `PerLeaf`. The other numeric settings likewise.
-        betas: Decay of the two running means, a tuple or a list of two.
-        eps: Added to the root before its bias correction, other than in `adam`.
-        maximize: Ascend.
+            `PerLeaf`. Every other numeric setting takes these forms too.
+        betas: Decay rates of `exp_avg` and `exp_avg_sq`, a tuple or a list of two.
+        eps: Number added to the root of `exp_avg_sq` before its bias correction; `adam`
+            adds it after.
+        maximize: Maximize the loss: the sign of each gradient is flipped.
 
     Returns:
         A transform whose state lists the numeric settings under `hyperparams`.
 
     Raises:
-        TypeError: A setting that is none, a flag that is no bool.
-        ValueError: A number outside torch's range.
+        TypeError: A setting has none of these forms, or a flag is no bool.
+        ValueError: A number lies outside torch's range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -69,8 +70,8 @@ def sparse_adam(
         [[0.0, 0.0], [-0.5, -0.5], [0.0, 0.0]]
 
     Note:
-        torch goes by the indices of a sparse gradient, so a row that a batch reaches
-        with a gradient of exactly 0 is decayed there and left alone here.
+        torch updates the rows that the indices of a sparse gradient name. A row that is
+        named with a gradient of exactly 0 is updated in torch and left alone here.
 
     References:
         Kingma and Ba (2015), Adam: a method for stochastic optimization,
