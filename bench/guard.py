@@ -17,7 +17,7 @@ from _report import Claim, report
 from transformer import problem as language, transformer
 
 import jmeta
-from jmeta.optim._finite.own import own
+from jmeta.optim._finite.own import mark_finite
 
 TRANSFORMS = {
     "adam": optax.adam,
@@ -47,7 +47,7 @@ def images(steps: int, *sizes: int) -> Problem:
 def candidate(apply_fn, problem: Problem, make, guarded: bool):
     def meta_loss(lr, params, support, query):
         tx = optax.with_extra_args_support(make(lr))
-        tx = tx if guarded else own(tx)
+        tx = tx if guarded else mark_finite(tx)
         run = jmeta.inner_loop(
             apply_fn, params, tx, problem.steps, loss_fn=cross_entropy, batch=support
         )

@@ -10,7 +10,7 @@ import optax
 from optax import contrib
 
 import jmeta
-from jmeta.optim._finite.own import wanted
+from jmeta.optim._finite.own import accepted_extras
 
 Make = Callable[[Any], optax.GradientTransformation]
 STEPS = 4
@@ -139,7 +139,7 @@ def plain_loss(make: Make, mask: Any, args: dict[str, Any]) -> jax.Array:
         value_fn = lambda params: objective(mask, params)
         value, grads = jax.value_and_grad(value_fn)(params)
         extras = {"value": value, "grad": grads, "value_fn": value_fn}
-        extras = wanted(tx, extras)
+        extras = accepted_extras(tx, extras)
         updates, state = tx.update(grads, state, params, **extras)
         return (optax.apply_updates(params, updates), state), None
 

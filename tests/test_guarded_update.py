@@ -10,7 +10,7 @@ import jmeta
 from jmeta import ForwardMode, Implicit, Unroll
 from jmeta._jaxpr.primitives import inner_jaxprs
 from jmeta.adjoint import FixedPoint
-from jmeta.diagnose._check_hypergrad import Verdict
+from jmeta.diagnose import Verdict
 from jmeta.higher import apply_trainable_opt_params
 from jmeta.optim._finite import own
 from tests.helpers import F64_SAME, F64_TORCH, assert_trees_close
@@ -175,7 +175,7 @@ def test_values_are_the_same_to_the_last_bit(name):
 
 def alone(tx):
     """Not guarded, since it is taken for one of ours."""
-    return own.own(optax.with_extra_args_support(tx))
+    return own.mark_finite(optax.with_extra_args_support(tx))
 
 
 OURS = {

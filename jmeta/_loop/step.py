@@ -13,7 +13,7 @@ from jmeta._core.typing import Key, PyTree
 from jmeta._jaxpr.remembered import preserving_rules
 from jmeta._loop.objective import Inputs
 from jmeta.adjoint._base import Gradient, Objective, Start, Step, missing_output
-from jmeta.optim._finite.own import guarded_update, wanted
+from jmeta.optim._finite.own import accepted_extras, guarded_update
 from jmeta.optim.hyperparams import Assignment, override, restore, stop_gradient
 
 
@@ -114,7 +114,9 @@ class Training(NamedTuple):
             def value_fn(params: PyTree) -> jax.Array:
                 return objective.pure(objective.captured, params, inputs)[0]
 
-            extras = wanted(tx, {"value": loss, "grad": grads, "value_fn": value_fn})
+            extras = accepted_extras(
+                tx, {"value": loss, "grad": grads, "value_fn": value_fn}
+            )
             before = override(carry.opt_state, self.overrides, x.step, x.hyperparams)
             updates, opt_state = update(grads, before, params, **extras)
             opt_state = restore(opt_state, carry.opt_state, self.overrides)

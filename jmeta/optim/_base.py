@@ -21,7 +21,7 @@ from jmeta._core.settings import (
 )
 from jmeta._core.tree import allow_mixed_dtypes
 from jmeta._core.typing import PyTree
-from jmeta.optim._finite.own import own
+from jmeta.optim._finite.own import mark_finite
 
 Slot = Callable[[dict[str, Setting], jax.Array], jax.Array | None]
 """`(hp, param) -> initial value` of a field of the state, None to leave it out."""
@@ -94,7 +94,7 @@ def per_leaf(
             fields[name] = treedef.unflatten([row[name] for row in rows])
         return state_type(**fields | {"step": step, "hyperparams": hyperparams})
 
-    return own(optax.GradientTransformationExtraArgs(init, update))
+    return mark_finite(optax.GradientTransformationExtraArgs(init, update))
 
 
 def scalar_settings(optimizer: str, hp: dict[str, Setting], *names: str) -> None:

@@ -198,7 +198,7 @@ def _update_memory(state, flat_grad):
     s = state.d * state.t
     ys = jnp.vdot(y, s)
     new = (state.n_iter > 0) & (ys > 1e-10)
-    # Both branches of a `where` are differentiated: none may divide by 0.
+    # `push` computes both branches of its `where`: neither may divide by 0.
     ys = jnp.where(new, ys, 1.0)
     yy = jnp.where(new, jnp.vdot(y, y), 1.0)
 

@@ -19,7 +19,7 @@ from jmeta._core.settings import (
 )
 from jmeta._core.tree import widest
 from jmeta._core.typing import PyTree
-from jmeta.optim._finite.own import own
+from jmeta.optim._finite.own import mark_finite
 from jmeta.optim._flat_lbfgs import LBFGSState, Limits, minimize
 
 
@@ -163,7 +163,7 @@ def lbfgs(
         )
         return _unflatten(end.x - start, params), new_state
 
-    return own(optax.GradientTransformationExtraArgs(init, update))
+    return mark_finite(optax.GradientTransformationExtraArgs(init, update))
 
 
 def _flatten(tree: PyTree) -> jax.Array:

@@ -8,7 +8,7 @@ from jax.tree_util import tree_map_with_path
 from jmeta._core import validate
 from jmeta._core.tree import path_strings
 from jmeta._core.typing import Path, PyTree
-from jmeta.optim._finite.own import is_own, own
+from jmeta.optim._finite.own import is_marked_finite, mark_finite
 
 
 def param_groups(
@@ -97,10 +97,10 @@ def param_groups(
 
     transforms: dict[Hashable, optax.GradientTransformation] = {**groups}
     tx = optax.partition(transforms, label_tree)
-    return own(tx) if all(map(_needs_no_guard, groups.values())) else tx
+    return mark_finite(tx) if all(map(_needs_no_guard, groups.values())) else tx
 
 
 def _needs_no_guard(tx: optax.GradientTransformation) -> bool:
     """Whether the derivatives of a transform are finite without `guarded_update`."""
     frozen = getattr(tx.update, "__qualname__", "").startswith("set_to_zero.")
-    return frozen or is_own(tx)
+    return frozen or is_marked_finite(tx)

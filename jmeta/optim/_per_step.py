@@ -1,4 +1,4 @@
-"""What a user may write for a hyperparameter, as one value for each step."""
+"""Turn what a user writes for a hyperparameter into one value for each step."""
 
 import inspect
 from collections.abc import Callable
@@ -25,27 +25,27 @@ def per_step(
     """Split an override into values per step and a function that reads them.
 
     Args:
-        name: The hyperparameter, for messages.
-        value: The override as the user wrote it.
-        own: The transform's own value, which says whether it is a pair: a list is one
-            there, and refused for a single number.
-        steps: Length of the loop.
-        params: The parameters that a `PerLeaf` must match.
+        name: Name of the hyperparameter, for messages.
+        value: Override as the user wrote it.
+        own: Value that the transform itself has. It says whether the hyperparameter is
+            a pair, for which a list is allowed, or a single number.
+        steps: Number of steps of the loop.
+        params: Parameters that a `PerLeaf` must match.
 
     Returns:
-        Arrays with leading axis `steps` in a pytree (None where there are none), and
-        `(step, x) -> value` with `x` that step's slice of them.
+        A pytree of arrays with leading axis `steps` (None if there are none), and a
+        function `(step, x) -> value` whose `x` is that step's slice of them.
 
     Raises:
-        ValueError: A value of the wrong form or length.
+        ValueError: The value has a wrong form or length.
     """
     if isinstance(value, PerStep):
         for leaf in jax.tree.leaves(value.value):
             _check_length(name, jnp.shape(leaf), steps)
-        per_steps = as_hyperparam(_plain(name, _as_pair(value.value, own)), name)
+        per_steps = as_hyperparam(_refuse_list(name, _as_pair(value.value, own)), name)
         return per_steps, lambda step, x: _check_form(name, x, own, params)
     if callable(value) and not inspect.isclass(value):
-        return None, _of_step(name, value, own, params)
+        return None, _from_function(name, value, own, params)
     value = _as_pair(value, own)
     if isinstance(own, tuple) and isinstance(value, tuple):
         _check_pair(name, value, own)
@@ -57,7 +57,7 @@ def per_step(
             at(step, part) for at, part in zip(ats, x, strict=True)
         )
     if not isinstance(value, PerLeaf) and not isinstance(own, tuple):
-        array = _single(name, value)
+        array = _single_number(name, value)
         if array.ndim == 1:
             _check_length(name, array.shape, steps)
             return array, lambda step, x: x
@@ -66,19 +66,19 @@ def per_step(
 
 
 def _as_pair(value, own):
-    """A list where the transform has a pair, as the tuple that it stands for."""
+    """The value, as a tuple if it is a list and the transform has a pair."""
     is_pair = isinstance(own, tuple) and isinstance(value, list)
     return tuple(value) if is_pair else value
 
 
-def _of_step(name, value, own, params):
-    """`(step, x) -> value(step)`, with a step of the precision of what comes out."""
+def _from_function(name, value, own, params):
+    """`(step, x) -> value(step)`, with the step in the precision of the values."""
     validate.takes(name, value, "step")
 
     def at(step):
         try:
             found = value(step)
-        except _NOT_TRACED as error:
+        except _TRACING_ERRORS as error:
             raise TypeError(
                 f"`{name}` as a function of the step must stay in JAX, which traces the"
                 " step; got one that turns it into a Python number. Use `jnp.where`, or"
@@ -86,30 +86,30 @@ def _of_step(name, value, own, params):
             ) from error
         return _check_form(name, found, own, params)
 
-    # a weakly typed step has no precision of its own
+    # A weakly typed step has no precision of its own, so the values show theirs.
     weak = jax.ShapeDtypeStruct((), jnp.result_type(int), weak_type=True)
     dtypes = [leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(at, weak))]
     dtype = widest(jnp.float32, *dtypes)
     return lambda step, x: at(step_in_precision(step, dtype))
 
 
-_NOT_TRACED = (
+_TRACING_ERRORS = (
     jax.errors.ConcretizationTypeError,
     jax.errors.TracerArrayConversionError,
     jax.errors.TracerIntegerConversionError,
 )
 
 
-def _single(name, value):
+def _single_number(name, value):
     if isinstance(value, tuple):
         raise ValueError(
             f"`{name}` is a single number, not a pair; got {value!r}. Use an array of"
             " shape [steps] for a value per step."
         )
-    return as_hyperparam(_plain(name, value), name)
+    return as_hyperparam(_refuse_list(name, value), name)
 
 
-def _plain(name, value):
+def _refuse_list(name, value):
     if isinstance(value, list):
         raise ValueError(
             f"`{name}` is a single number, and a list is no override of it; got"
@@ -120,14 +120,14 @@ def _plain(name, value):
 
 
 def _check_form(name, value, own, params):
-    """A single step's value: a number, a pair of them, or a value for each leaf."""
+    """Check the value of one step: a number, a pair of them, or a `PerLeaf`."""
     if isinstance(own, tuple):
         value = _as_pair(value, own)
         _check_pair(name, value, own)
         return tuple(
             _check_form(name, v, o, params) for v, o in zip(value, own, strict=True)
         )
-    value = _single(name, value)
+    value = _single_number(name, value)
     if isinstance(value, PerLeaf):
         _check_prefix(name, value.tree, params)
     elif value.ndim:

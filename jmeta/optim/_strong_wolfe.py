@@ -13,10 +13,10 @@ class Point(NamedTuple):
     """A place on the line.
 
     Attributes:
-        t: Distance from the start, in units of the direction.
-        f: Loss there.
-        g: Gradient there, flat.
-        gtd: Slope along the direction there.
+        t: Distance from the start in units of the direction, a scalar.
+        f: Loss at this point, a scalar.
+        g: Gradient at this point, `[N]`.
+        gtd: Slope along the direction at this point, a scalar.
     """
 
     t: jax.Array
@@ -26,7 +26,19 @@ class Point(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """What torch's two loops carry; `bracket` is `first, second`."""
+    """What torch's two loops carry.
+
+    Attributes:
+        bracketing: Whether the first loop still looks for a bracket.
+        done: Whether a step is accepted.
+        insuf_progress: Whether the last try was too close to an end of the bracket.
+        evals: Evaluations of the loss so far.
+        prev: The last but one point tried while bracketing.
+        new: The last point tried while bracketing.
+        first: One end of the bracket, torch's `bracket[0]`.
+        second: The other end, torch's `bracket[1]`.
+        low_first: Whether `first` is the end with the smaller loss.
+    """
 
     bracketing: jax.Array
     done: jax.Array
@@ -54,19 +66,20 @@ def strong_wolfe(
     """Find a step that satisfies the strong Wolfe conditions.
 
     First the step grows until a bracket is found, then the bracket shrinks, both by
-    cubic interpolation. Each iteration of either kind evaluates the loss once, so both
-    loops of torch are one scan.
+    cubic interpolation. An iteration of either kind evaluates the loss once, so one
+    scan replaces both loops of torch.
 
     Args:
         evaluate: Gives the point at a distance.
-        start: The point at distance 0.
-        t: The first distance to try.
-        d_norm: Largest entry of the direction.
-        max_ls: Iterations allowed, a traced count.
-        length: Upper bound of `max_ls`.
-        tolerance_change: Smallest bracket, times `d_norm`.
-        c1: Share of the slope by which the loss must fall.
-        c2: Share of the slope that may remain.
+        start: Point at distance 0.
+        t: First distance to try, a scalar.
+        d_norm: Largest absolute value of an entry of the direction.
+        max_ls: Number of iterations allowed, which may be traced.
+        length: Upper bound of `max_ls`, a Python integer.
+        tolerance_change: The search ends when the bracket's length times `d_norm` is
+            smaller than this.
+        c1: Share of the slope at the start by which the loss must fall.
+        c2: Share of the slope at the start that may remain.
 
     Returns:
         The accepted point and the number of evaluations.
@@ -78,9 +91,9 @@ def strong_wolfe(
 
     def iterate(search, ls_iter):
         active = ~search.done & (ls_iter < max_ls)
-        return jax.lax.cond(active, advance, keep, search, ls_iter, active), None
+        return jax.lax.cond(active, advance, unchanged, search, ls_iter, active), None
 
-    def keep(search, ls_iter, active):
+    def unchanged(search, ls_iter, active):
         del ls_iter, active
         return search
 
@@ -90,11 +103,11 @@ def strong_wolfe(
         size = jnp.abs(search.second.t - search.first.t) * d_norm
         small = ~search.bracketing & (size < tolerance_change)
         search = search._replace(done=search.done | small)
-        # done by now means that this iteration evaluates nothing
+        # A search that is done by now must not evaluate the loss again.
         active = active & ~search.done
-        return jax.lax.cond(active, move, keep_all, search, low, high, active)
+        return jax.lax.cond(active, move, unmoved, search, low, high, active)
 
-    def keep_all(search, low, high, active):
+    def unmoved(search, low, high, active):
         del low, high, active
         return search
 
@@ -103,11 +116,12 @@ def strong_wolfe(
         beyond = _cubic_interpolate(
             prev, new, new.t + 0.01 * (new.t - prev.t), new.t * 10
         )
-        between, insuf_progress = _inside(search)
+        between, insuf_progress = _next_distance(search)
         t = jnp.where(search.bracketing, beyond, between)
-        # under vmap lanes that are done get here too: keep them at a harmless place
+        # Under vmap the lanes that are done get here too. At distance 0 the loss and
+        # its derivative are finite.
         point = evaluate(jnp.where(active, t, 0.0))
-        zoomed = _shrink(search, point, low, high, start, c1, c2)
+        zoomed = _shrink_bracket(search, point, low, high, start, c1, c2)
         grown = search._replace(prev=new, new=point)
         search = _select(search.bracketing, grown, zoomed)
         return search._replace(
@@ -131,7 +145,8 @@ def strong_wolfe(
         low_first=~false,
     )
     search, _ = jax.lax.scan(iterate, search, jnp.arange(length, dtype=jnp.int32))
-    # no bracket in max_ls iterations: the better end of all that was tried
+    # Without a bracket after max_ls iterations, the better end of all that was tried
+    # is the result.
     everything = search._replace(
         first=start, second=search.new, low_first=start.f <= search.new.f
     )
@@ -140,7 +155,7 @@ def strong_wolfe(
 
 
 def _close_bracket(search, ls_iter, start, c1, c2):
-    """Leave the first phase if the last point ends it."""
+    """End the first loop if its last point closes a bracket or is accepted."""
     prev, new = search.prev, search.new
     too_high = (new.f > start.f + c1 * new.t * start.gtd) | (
         (ls_iter > 1) & (new.f >= prev.f)
@@ -157,8 +172,8 @@ def _close_bracket(search, ls_iter, start, c1, c2):
     return _select(closed, bracket, search)
 
 
-def _inside(search):
-    """The next distance in the bracket, kept away from its ends."""
+def _next_distance(search):
+    """The next distance to try in the bracket, kept away from its ends."""
     first, second = search.first, search.second
     ordered = first.t <= second.t
     smallest = jnp.where(ordered, first.t, second.t)
@@ -172,7 +187,7 @@ def _inside(search):
     return jnp.where(near & at_end, pushed, t), near & ~at_end
 
 
-def _shrink(search, point, low, high, start, c1, c2):
+def _shrink_bracket(search, point, low, high, start, c1, c2):
     """The bracket with the new point in place of one of its ends."""
     worse = (point.f > start.f + c1 * point.t * start.gtd) | (point.f >= low.f)
     accepted = jnp.abs(point.gtd) <= -c2 * start.gtd
@@ -190,6 +205,7 @@ def _shrink(search, point, low, high, start, c1, c2):
 
 
 def _low_high(search):
+    """The ends of the bracket, that with the smaller loss first."""
     low = _select(search.low_first, search.first, search.second)
     return low, _select(search.low_first, search.second, search.first)
 
@@ -203,10 +219,10 @@ def _cubic_interpolate(point1, point2, smallest, largest):
     d2 = safe_sqrt(jnp.where(d2_square >= 0, d2_square, 0.0))
     numerator, denominator = b.gtd + d2 - d1, b.gtd - a.gtd + 2 * d2
     min_pos = b.t - (b.t - a.t) * safe_divide(numerator, denominator)
-    # on a straight line the minimum is at infinity, that is, at a bound
+    # On a straight line the minimum is at infinity, and the bounds cut it off.
     inf = jnp.where(numerator > 0, -jnp.inf, jnp.inf)
     min_pos = jnp.where(denominator == 0, inf, min_pos)
-    # where and not clip, whose derivative at a bound is 1/2
+    # The derivative of jnp.clip at a bound is 1/2; that of `where` is 0 or 1.
     min_pos = jnp.where(min_pos < smallest, smallest, min_pos)
     min_pos = jnp.where(min_pos > largest, largest, min_pos)
     exists = (d2_square >= 0) & ((denominator != 0) | (numerator != 0))

@@ -16,11 +16,11 @@ class Place(NamedTuple):
     """Where a dict of hyperparameters stands in an optimizer state.
 
     Attributes:
-        path: Key path of the node that has it.
+        path: Key path of the node that has the dict.
         groups: Labels of the parameter groups around it (`optax.partition`).
         names: Keys of the named parts around it (`optax.named_chain`).
-        values: The hyperparameters by name.
-        scheduled: Those that optax computes anew in every update.
+        values: Value of each hyperparameter by name.
+        scheduled: Names of those that optax computes anew in every update.
     """
 
     path: KeyPath
@@ -31,13 +31,13 @@ class Place(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """What one hyperparameter in one place is at each step.
+    """The values of one hyperparameter in one place at each step.
 
     Attributes:
-        path: The place, see `Place`.
-        name: The hyperparameter.
-        xs: Values per step, leading axis `steps`, or None.
-        at: `(step, x) -> value`, with `x` that step's slice of `xs`.
+        path: Key path of the node that has the hyperparameter.
+        name: Name of the hyperparameter.
+        xs: Values per step with leading axis `steps`, or None.
+        at: `(step, x) -> value`, where `x` is that step's slice of `xs`.
     """
 
     path: KeyPath
@@ -47,7 +47,13 @@ class Assignment(NamedTuple):
 
 
 def places(opt_state: PyTree) -> list[Place]:
-    """List where hyperparameters stand in a state.
+    """List the places in a state that have hyperparameters.
+
+    Args:
+        opt_state: State of any optax transform.
+
+    Returns:
+        The places, inner ones before those around them.
 
     Example:
         >>> import jmeta, optax
@@ -75,19 +81,22 @@ def places(opt_state: PyTree) -> list[Place]:
 def assign(
     hyperparams: Mapping[str, Any], opt_state: PyTree, steps: int, params: PyTree
 ) -> list[Assignment]:
-    """Turn overrides, as a user writes them, into one assignment for each place.
+    """Turn overrides that a user wrote into one assignment for each place.
 
     Args:
         hyperparams: Overrides by name: a number, an array of shape `[steps]`, a
             callable `step -> value`, a tuple or a list for a pair, `PerLeaf`,
             `PerStep`, or `{label: override}` for parameter groups and named parts.
-        opt_state: The state whose hyperparameters are overridden.
-        steps: Length of the loop.
-        params: The parameters that a `PerLeaf` must match.
+        opt_state: State whose hyperparameters are overridden.
+        steps: Number of steps of the loop.
+        params: Parameters that a `PerLeaf` must match.
+
+    Returns:
+        The assignments, in the order of `hyperparams`.
 
     Raises:
-        ValueError: A name or label that does not occur, or more than once; a value of
-            the wrong form or length.
+        ValueError: A name or label does not occur or occurs more than once, or a value
+            has a wrong form or length.
     """
     found = places(opt_state)
     assignments = []
@@ -118,7 +127,18 @@ def assign(
 def override(
     opt_state: PyTree, assignments: Iterable[Assignment], step: jax.Array, xs: PyTree
 ) -> PyTree:
-    """Put each assignment's value for this step into the state."""
+    """Put each assignment's value for this step into the state.
+
+    Args:
+        opt_state: State before the update.
+        assignments: Overrides in place.
+        step: Index of the step, from 0.
+        xs: For each assignment, this step's slice of its `xs`.
+
+    Returns:
+        The state. In states of jmeta each value comes as an `Overridden`, with the
+        transform's own value beside it.
+    """
     values = {
         (a.path, a.name): a.at(step, x) for a, x in zip(assignments, xs, strict=True)
     }
@@ -145,9 +165,12 @@ def restore(
     """Put the transform's own values back after an update with overrides.
 
     Args:
-        opt_state: The state after the update.
-        before: The state before `override`.
-        assignments: Those that were in place.
+        opt_state: State after the update.
+        before: State before `override`.
+        assignments: Overrides that were in place.
+
+    Returns:
+        The state after the update with its own hyperparameters.
     """
     overridden = {(a.path, a.name) for a in assignments}
     own = {place.path: place.values for place in places(before)}
@@ -165,7 +188,7 @@ def restore(
 
 
 def stop_gradient(opt_state: PyTree) -> PyTree:
-    """Cut the derivative of a state, except that of the hyperparameters in it."""
+    """Stop the derivative through a state, but not through its hyperparameters."""
     own = {place.path: place.values for place in places(opt_state)}
     return _map_nodes(
         lambda path, node: node._replace(hyperparams=own[path]),
@@ -174,12 +197,15 @@ def stop_gradient(opt_state: PyTree) -> PyTree:
 
 
 def without_hyperparams(opt_state: PyTree) -> PyTree:
-    """The state with None for the hyperparameters, to compare structures."""
+    """The state with None for each dict of hyperparameters, to compare structures."""
     return _map_nodes(lambda path, node: node._replace(hyperparams=None), opt_state)
 
 
 def _map_nodes(fun, tree, path=()):
-    """Apply `fun(path, node)` to every node with hyperparameters, inner ones first."""
+    """Apply `fun(path, node)` to every node with hyperparameters, inner ones first.
+
+    A node is a NamedTuple with a dict `hyperparams`; `fun` returns its replacement.
+    """
     paths_leaves, treedef = tree_flatten_with_path(tree, is_leaf=_is_node)
     leaves = []
     for sub, leaf in paths_leaves:

@@ -6,7 +6,7 @@ import optax
 
 from jmeta._core import validate
 from jmeta._core.typing import PyTree
-from jmeta.optim._finite.own import own, wanted
+from jmeta.optim._finite.own import accepted_extras, mark_finite
 from jmeta.optim._finite.slopes import SLOPES
 from jmeta.optim._finite.visitor import guarded
 
@@ -16,22 +16,20 @@ def finite(
 ) -> optax.GradientTransformationExtraArgs:
     """Make any optax transform's derivatives finite where a gradient is exactly 0.
 
-    A zero-initialised head or a dead ReLU gives gradients of exactly 0, and second
-    moments of 0 with them. There most of optax's transforms have NaN derivatives,
-    because the root of 0 has an infinite slope. The transforms of `jmeta.optim` need no
-    such protection, and nearly all others have it in `inner_loop`; the table in
-    `jmeta/optim/README.md` has them all. This is for what remains, such as
-    `optax.radam`, whose derivative is NaN from the third step on, and for loops of your
-    own.
+    A zero-initialised head or a dead ReLU gives gradients of exactly 0, and so second
+    moments of 0. There most of optax's transforms have NaN derivatives, because the
+    root of 0 has an infinite slope. The transforms of `jmeta.optim` need no protection,
+    and `inner_loop` protects nearly all others; the table in `jmeta/optim/README.md`
+    lists them. Use `finite` for those that remain, such as `optax.radam`, whose
+    derivative is NaN from the third step on, and in loops of your own.
 
-    Every operation in the update whose slope can be infinite or NaN (roots,
-    quotients, powers, logarithms, products with an operand that is not finite) gets
-    slope 0 where it is. The updates and the state stay what they were, to the last bit
-    under `jit` on CPU.
+    An operation in the update (a root, a quotient, a power, a logarithm, a product with
+    an operand that is not finite) gets slope 0 where its slope is infinite or NaN. The
+    updates and the state do not change, to the last bit under `jit` on CPU.
 
     Args:
-        tx: Any transform, also one with hyperparameters in its state
-            (`optax.inject_hyperparams`), a chain or a partition.
+        tx: Any optax transform. It may be a chain, a partition, or have hyperparameters
+            in its state (`optax.inject_hyperparams`).
 
     Returns:
         A transform with the state of `tx`, whose derivatives of every order and in both
@@ -50,7 +48,7 @@ def finite(
         -1.0
 
     Note:
-        Where the root of a second moment multiplies a gradient of 0 the slope 0 is the
+        Where the root of a second moment multiplies a gradient of 0, the slope 0 is the
         exact limit. The true slope of Adam's update at a gradient of 0 remains
         `-lr / eps`, finite and huge. An operation with a custom derivative rule keeps
         it. `update` evaluates a trace of `tx.update`, so it is slow outside `jit`.
@@ -63,11 +61,11 @@ def finite(
     def update(
         updates: PyTree, state: Any, params: PyTree = None, **extra_args: Any
     ) -> tuple[PyTree, Any]:
-        extras = wanted(tx, extra_args)
+        extras = accepted_extras(tx, extra_args)
 
         def step(updates, state, params):
             return tx.update(updates, state, params, **extras)
 
         return guarded(step, SLOPES)(updates, state, params)
 
-    return own(optax.GradientTransformationExtraArgs(tx.init, update))
+    return mark_finite(optax.GradientTransformationExtraArgs(tx.init, update))

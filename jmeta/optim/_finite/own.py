@@ -1,4 +1,4 @@
-"""Which transforms keep their derivatives finite, and a guard for the others."""
+"""Mark transforms whose derivatives are finite, and guard the updates of others."""
 
 import functools
 import inspect
@@ -12,10 +12,11 @@ from jmeta._jaxpr.notes import update_scope, with_note
 from jmeta.optim._finite.singular import SINGULAR
 from jmeta.optim._finite.visitor import guarded
 
-UNCOVERED = frozenset({"radam", "scale_by_radam"})
-"""Functions of optax whose transforms need `optim.finite` all the same.
+NEEDS_FINITE = frozenset({"radam", "scale_by_radam"})
+"""Functions of optax whose transforms `guarded_update` does not make finite.
 
-Those of the table in `jmeta/optim/README.md`, which is made by trying them.
+They need `optim.finite`. The table in `jmeta/optim/README.md`, which is made by trying
+each transform, lists them.
 """
 
 _NOTE = (
@@ -26,32 +27,34 @@ _NOTE = (
 Tx = TypeVar("Tx", bound=optax.GradientTransformation)
 
 
-def own(tx: Tx) -> Tx:
-    """Mark a transform of jmeta: it is written so that its derivatives are finite."""
-    tx.update.is_own = True  # type: ignore[attr-defined] # functions have attributes
+def mark_finite(tx: Tx) -> Tx:
+    """Mark a transform as one of jmeta's, written to have finite derivatives."""
+    tx.update.marked_finite = True  # type: ignore[attr-defined] # functions have them
     return tx
 
 
-def is_own(tx: optax.GradientTransformation) -> bool:
-    """Whether a transform is marked; optax's combinations of marked ones are not."""
-    return getattr(tx.update, "is_own", False)
+def is_marked_finite(tx: optax.GradientTransformation) -> bool:
+    """Whether a transform is marked. optax's combinations of marked ones are not."""
+    return getattr(tx.update, "marked_finite", False)
 
 
 def guarded_update(tx: optax.GradientTransformation) -> Callable[..., Any]:
-    """The transform's `update`; of one that is not jmeta's, with finite slopes.
+    """The transform's `update`, with finite slopes unless the transform is marked.
 
-    Operations of it at a point where their slope is infinite, such as the root of a
-    second moment of 0, are constants there for derivatives of every order and in both
-    modes. Values stay what they are. Unlike `optim.finite` this looks at operands
-    alone, not at slopes, and at no products, which is cheap.
+    An operation at a point of infinite slope, such as the root of a second moment of 0,
+    counts there as a constant for derivatives of every order and in both modes. Values
+    do not change. Unlike `optim.finite` this looks only at operands and not at slopes,
+    and leaves products alone, which makes it cheap.
 
     Args:
-        tx: Any transform.
+        tx: Any optax transform.
 
     Returns:
-        `update(updates, state, params, **extra_args)`; of a marked transform, its own.
+        `update(updates, state, params, **extra_args)`; that of a marked transform is
+        returned as it is.
 
     Example:
+        >>> import jax
         >>> tx, params = optax.clip_by_global_norm(1.0), jax.numpy.ones(2)
         >>> def clipped(grads, update):
         ...     return update(grads, tx.init(params), params)[0].sum()
@@ -61,7 +64,7 @@ def guarded_update(tx: optax.GradientTransformation) -> Callable[..., Any]:
         >>> jax.grad(clipped)(zero, guarded_update(tx)).tolist()
         [1.0, 1.0]
     """
-    if is_own(tx):
+    if is_marked_finite(tx):
         return tx.update
 
     def update(updates: PyTree, state: Any, params: PyTree, **extra_args: Any) -> Any:
@@ -71,13 +74,13 @@ def guarded_update(tx: optax.GradientTransformation) -> Callable[..., Any]:
         with update_scope():
             return guarded(step, SINGULAR)(updates, state, params)
 
-    missed = UNCOVERED.intersection(_factories(tx.update))
+    missed = NEEDS_FINITE.intersection(_factory_names(tx.update))
     return (
         with_note(update, _NOTE.format(", ".join(sorted(missed)))) if missed else update
     )
 
 
-def wanted(
+def accepted_extras(
     tx: optax.GradientTransformation, extras: Mapping[str, Any]
 ) -> Mapping[str, Any]:
     """The extra arguments that the transform's `update` takes by name."""
@@ -89,8 +92,8 @@ def wanted(
     return {p.name: extras[p.name] for p in parameters if p.name in extras}
 
 
-def _factories(update: Any, seen: set[int] | None = None) -> Iterator[str]:
-    """The names of the functions that made an update and the updates in it."""
+def _factory_names(update: Any, seen: set[int] | None = None) -> Iterator[str]:
+    """The names of the functions that made an update or one of the updates in it."""
     seen = set() if seen is None else seen
     if id(update) in seen:
         return
@@ -108,4 +111,4 @@ def _factories(update: Any, seen: set[int] | None = None) -> Iterator[str]:
     elif isinstance(update, tuple | list):
         inner = update
     for part in inner:
-        yield from _factories(part, seen)
+        yield from _factory_names(part, seen)

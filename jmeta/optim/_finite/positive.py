@@ -1,31 +1,37 @@
-"""What an operation's output is not below, whatever goes in."""
+"""Lower bounds of an operation's output that hold for any input."""
 
 from typing import Any
 
 import jax.extend.core as jex
 import jax.numpy as jnp
 
-LEAST = 1e-18
-"""What counts as positive is at least this, so that its powers do not overflow."""
+SMALLEST_POSITIVE = 1e-18
+"""Least number that counts as positive; smaller ones have powers that overflow."""
 
-_SAME = frozenset("broadcast_in_dim copy reduce_max reshape squeeze transpose".split())
+_OUTPUTS_ARE_INPUTS = frozenset(
+    "broadcast_in_dim copy reduce_max reshape squeeze transpose".split()
+)
 
 
-def non_negative(constant: Any) -> float | None:
-    """A single number of at least 0; None of anything else."""
+def bound_of_constant(constant: Any) -> float | None:
+    """Lower bound of a constant: its value if it is one number of at least 0."""
     if jnp.size(constant) != 1 or not constant >= 0:
         return None
     return float(constant)
 
 
 def lower_bound(eqn: jex.JaxprEqn, bounds: list[float | None]) -> float | None:
-    """The least that an equation gives, 0 or more, where that is known.
+    """Lower bound of at least 0 of an equation's outputs, None if none is known.
 
-    Such as of `sqrt(x) + 1e-8` and `max(x, 1)`. A NaN may come out all the same.
+    It is known of `sqrt(x) + 1e-8` and `max(x, 1)`, for example. An output can be NaN
+    all the same.
 
     Args:
-        eqn: The equation.
-        bounds: The same of each operand.
+        eqn: Equation whose outputs are bounded.
+        bounds: Lower bound of each operand, None if none is known.
+
+    Returns:
+        The bound of every entry of every output.
 
     Example:
         >>> import jax
@@ -45,6 +51,6 @@ def lower_bound(eqn: jex.JaxprEqn, bounds: list[float | None]) -> float | None:
             return max(known)
         case "reduce_sum" | "mul" if len(known) == len(bounds):
             return 0.0
-        case name if name in _SAME and known:
+        case name if name in _OUTPUTS_ARE_INPUTS and known:
             return known[0]
     return None

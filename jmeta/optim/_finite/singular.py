@@ -1,4 +1,4 @@
-"""Operations at the points where their slope is infinite, found by comparing."""
+"""Guards that find points of infinite slope by comparing operands."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -14,92 +14,99 @@ from jmeta._core.tree import is_float, is_inexact
 from jmeta.optim._finite.visitor import Guards, Operand
 
 
-def _guard(
+def _constant_where_singular(
     regular: Callable[..., jax.Array | None],
     operand: int,
     bind: Callable[..., Any],
     params: Mapping[str, Any],
     operands: list[Operand],
 ) -> Any:
-    """Take the operation for a constant in every entry that is not regular.
+    """Treat the operation as a constant in every entry that is not regular.
 
-    What goes in and what comes out is selected there from itself without derivative.
-    The compiler takes these selections away, so the values are what they were; a
-    derivative of any order has them on both sides of the infinite slope, and 0 goes on
-    in either direction.
+    There a selection replaces each operand and the output by itself without derivative.
+    The compiler removes these selections, so the values do not change. A derivative of
+    any order meets one on each side of the infinite slope, so it is 0 in both modes.
 
     Args:
-        regular: `(*args, **params) -> mask`, or None when all entries are.
-        operand: Which of the operands decides.
-        bind: The operation.
-        params: Its parameters.
-        operands: Its operands.
+        regular: `(*args, **params) -> mask` of the entries with a finite slope, or
+            None if every entry has one.
+        operand: Index of the operand that decides.
+        bind: The operation, a function of its operands.
+        params: Parameters of the operation's equation.
+        operands: Operands of the operation.
     """
     decides = operands[operand]
-    if not decides.moves or not is_float(decides.value):
+    if not decides.active or not is_float(decides.value):
         return bind(*(it.value for it in operands))
-    # an exponent that is a Python number stays one
-    still = (lax.stop_gradient(it.value) if it.moves else it.value for it in operands)
-    good = regular(*still, **params)
+    # An exponent that is a Python number must stay one: `regular` looks at its value.
+    constants = (
+        lax.stop_gradient(it.value) if it.active else it.value for it in operands
+    )
+    good = regular(*constants, **params)
     if good is None:
         return bind(*(it.value for it in operands))
 
-    def cut(x):
-        # a scalar operand beside an array is one for each entry here
+    def without_derivative(x):
+        # A scalar operand may be regular in some entries of the output only.
         shape = jnp.broadcast_shapes(jnp.shape(good), jnp.shape(x))
         x = jnp.broadcast_to(x, shape)
         mask = jnp.broadcast_to(good, shape)
         return lax.select(mask, x, lax.stop_gradient(x))
 
-    moved = (cut(it.value) if it.moves else it.value for it in operands)
-    return cut(bind(*moved))
+    moved = (without_derivative(it.value) if it.active else it.value for it in operands)
+    return without_derivative(bind(*moved))
 
 
-def _unless_positive(
+def _constant_unless_positive(
     regular: Callable[..., jax.Array | None],
     operand: int,
     bind: Callable[..., Any],
     params: Mapping[str, Any],
     operands: list[Operand],
 ) -> Any:
-    """The same for an operation that is regular at positive numbers."""
+    """`_constant_where_singular` of an operation that is regular at positive numbers.
+
+    It needs no guard where its operand is known to be positive.
+    """
     if operands[operand].positive:
         return bind(*(it.value for it in operands))
-    return _guard(regular, operand, bind, params, operands)
+    return _constant_where_singular(regular, operand, bind, params, operands)
 
 
-def _inside(x: jax.Array, **params: Any) -> jax.Array:
+def _within_1(x: jax.Array, **params: Any) -> jax.Array:
     return lax.lt(lax.abs(x), x.dtype.type(1))
 
 
-def _not_0(x: jax.Array, *others: Any, **params: Any) -> jax.Array:
+def _is_nonzero(x: jax.Array, *others: Any, **params: Any) -> jax.Array:
     return lax.ne(x, x.dtype.type(0))
 
 
-def _above(bound: float, x: jax.Array, **params: Any) -> jax.Array:
+def _is_above(bound: float, x: jax.Array, **params: Any) -> jax.Array:
     return lax.gt(x, x.dtype.type(bound))
 
 
-def _has_power(exponent: float, x: jax.Array) -> jax.Array:
-    """Whether `x ** exponent`, of a negative exponent, is not too large a number."""
+def _power_is_finite(exponent: float, x: jax.Array) -> jax.Array:
+    """Whether `x ** exponent`, with a negative exponent, does not overflow."""
     largest = float(jnp.finfo(x.dtype).max)
-    # float16 overflows at everyday numbers, which had better be seen
+    # float16 overflows at common numbers. Hiding that would hide a mistake.
     smallest = largest ** (1 / exponent) if largest > 1e30 else 0.0
     return lax.gt(lax.abs(x), x.dtype.type(smallest))
 
 
-def _rsqrt(x: jax.Array, **params: Any) -> jax.Array:
-    # in float32 the slope overflows at 2e-26, the root's inverse does not
-    return lax.bitwise_and(_above(0.0, x), _has_power(-1.5, x))
+def _rsqrt_is_regular(x: jax.Array, **params: Any) -> jax.Array:
+    # In float32 the slope overflows at 2e-26, where 1 / sqrt(x) is still finite.
+    return lax.bitwise_and(_is_above(0.0, x), _power_is_finite(-1.5, x))
 
 
-def _integer_power(x: jax.Array, *, y: int, **params: Any) -> jax.Array | None:
-    return _has_power(y - 1, x) if y < 0 else None
+def _integer_power_is_regular(
+    x: jax.Array, *, y: int, **params: Any
+) -> jax.Array | None:
+    return _power_is_finite(y - 1, x) if y < 0 else None
 
 
-def _power(x: jax.Array, y: Any, **params: Any) -> jax.Array:
+def _power_is_regular(x: jax.Array, y: Any, **params: Any) -> jax.Array:
     if not isinstance(y, Tracer) and jnp.size(y) == 1 and float(y) < 1:
-        return (x > 0) & _has_power(float(y) - 1, x)
+        return (x > 0) & _power_is_finite(float(y) - 1, x)
     whole = y == jnp.round(y)
     return (x > 0) | (whole & ((x < 0) | (y >= 1)))
 
@@ -111,35 +118,35 @@ def _guarded_power(
 ) -> Any:
     x, y = (it.value for it in operands)
     if is_inexact(y):
-        return _guard(_power, 0, bind, params, operands)
-    # as of a decay rate of 0, whose first power has slope 1
-    out = _guard(_not_0, 0, bind, params, operands)
+        return _constant_where_singular(_power_is_regular, 0, bind, params, operands)
+    # A decay rate of 0 has integer powers, and the slope of its first power is 1.
+    out = _constant_where_singular(_is_nonzero, 0, bind, params, operands)
     return jnp.where(y >= 0, integer_power(x, jnp.maximum(y, 0)), out)
 
 
-def _quotient(x: jax.Array, y: jax.Array, **params: Any) -> jax.Array:
+def _quotient_is_regular(x: jax.Array, y: jax.Array, **params: Any) -> jax.Array:
     del x
-    return _has_power(-2.0, y)
+    return _power_is_finite(-2.0, y)
 
 
-def _angle(x: jax.Array, y: jax.Array, **params: Any) -> jax.Array:
+def _angle_is_regular(x: jax.Array, y: jax.Array, **params: Any) -> jax.Array:
     return (x != 0) | (y != 0)
 
 
 SINGULAR: Guards = {
-    "acos": partial(_guard, _inside, 0),
-    "acosh": partial(_guard, partial(_above, 1.0), 0),
-    "asin": partial(_guard, _inside, 0),
-    "atan2": partial(_guard, _angle, 0),
-    "atanh": partial(_guard, _inside, 0),
-    "cbrt": partial(_unless_positive, _not_0, 0),
-    "div": partial(_unless_positive, _quotient, 1),
-    "erf_inv": partial(_guard, _inside, 0),
-    "integer_pow": partial(_guard, _integer_power, 0),
-    "log": partial(_unless_positive, partial(_above, 0.0), 0),
-    "log1p": partial(_guard, partial(_above, -1.0), 0),
+    "acos": partial(_constant_where_singular, _within_1, 0),
+    "acosh": partial(_constant_where_singular, partial(_is_above, 1.0), 0),
+    "asin": partial(_constant_where_singular, _within_1, 0),
+    "atan2": partial(_constant_where_singular, _angle_is_regular, 0),
+    "atanh": partial(_constant_where_singular, _within_1, 0),
+    "cbrt": partial(_constant_unless_positive, _is_nonzero, 0),
+    "div": partial(_constant_unless_positive, _quotient_is_regular, 1),
+    "erf_inv": partial(_constant_where_singular, _within_1, 0),
+    "integer_pow": partial(_constant_where_singular, _integer_power_is_regular, 0),
+    "log": partial(_constant_unless_positive, partial(_is_above, 0.0), 0),
+    "log1p": partial(_constant_where_singular, partial(_is_above, -1.0), 0),
     "pow": _guarded_power,
-    "rsqrt": partial(_unless_positive, _rsqrt, 0),
-    "sqrt": partial(_unless_positive, partial(_above, 0.0), 0),
+    "rsqrt": partial(_constant_unless_positive, _rsqrt_is_regular, 0),
+    "sqrt": partial(_constant_unless_positive, partial(_is_above, 0.0), 0),
 }
-"""Operations with slope 0 where their slope is infinite, or they have no value."""
+"""Guards that give an operation slope 0 where its slope is infinite or undefined."""

@@ -1,4 +1,4 @@
-"""Operations whose slope is not finite, found by computing the slope."""
+"""Guards that find slopes that are not finite by computing them."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -9,45 +9,48 @@ import jax.numpy as jnp
 
 from jmeta.optim._finite.visitor import Guards, Operand
 
-_HARMLESS = dict.fromkeys(
+_REGULAR_POINTS = dict.fromkeys(
     "cbrt digamma div exp exp2 expm1 integer_pow lgamma log log1p pow rsqrt sqrt square"
     " tan".split(),
     1.0,
 ) | {"acos": 0.5, "acosh": 2.0, "asin": 0.5, "atan2": 1.0, "atanh": 0.5, "erf_inv": 0.5}
-"""Primitives that act entry by entry and whose slope can be infinite or NaN.
+"""Elementwise primitives whose slope can be infinite or NaN.
 
-With a place where it is neither.
+Each comes with a point where its slope is finite.
 """
 
 
-def _elementwise(
-    harmless: float,
+def _constant_where_slope_is_infinite(
+    regular_point: float,
     bind: Callable[..., Any],
     params: Mapping[str, Any],
     operands: list[Operand],
 ) -> Any:
-    """Take the operation for a constant in every entry whose slope is not finite."""
+    """Treat the operation as a constant in every entry whose slope is not finite."""
     del params
     args = [operand.value for operand in operands]
-    still = [jax.lax.stop_gradient(x) for x in args]
+    constants = [jax.lax.stop_gradient(x) for x in args]
     good = jnp.array(True)
-    chosen = [i for i, operand in enumerate(operands) if operand.moves]
+    chosen = [i for i, operand in enumerate(operands) if operand.active]
     for i in chosen:
-        along = lambda x, i=i: bind(*still[:i], x, *still[i + 1 :])
-        slope = jax.jvp(along, (still[i],), (jnp.ones_like(still[i]),))[1]
+        along = lambda x, i=i: bind(*constants[:i], x, *constants[i + 1 :])
+        slope = jax.jvp(along, (constants[i],), (jnp.ones_like(constants[i]),))[1]
         good = good & jnp.isfinite(slope)
     moved = list(args)
     for i in chosen:
-        moved[i] = jnp.where(good, args[i], jnp.full_like(args[i], harmless))
-    return jnp.where(good, bind(*moved), bind(*still))
+        moved[i] = jnp.where(good, args[i], jnp.full_like(args[i], regular_point))
+    return jnp.where(good, bind(*moved), bind(*constants))
 
 
-def _bilinear(
+def _product(
     bind: Callable[..., Any],
     params: Mapping[str, Any],
     operands: list[Operand],
 ) -> Any:
-    """The same for a product, whose slope in the one operand is the other."""
+    """Treat a product as a constant in every entry that is not finite.
+
+    The slope of a product in one operand is the other operand.
+    """
     del params
     args = [operand.value for operand in operands]
     out = bind(*map(jax.lax.stop_gradient, args))
@@ -56,11 +59,14 @@ def _bilinear(
 
 
 SLOPES: Guards = {
-    **{name: partial(_elementwise, place) for name, place in _HARMLESS.items()},
-    **dict.fromkeys(("mul", "dot_general"), _bilinear),
+    **{
+        name: partial(_constant_where_slope_is_infinite, place)
+        for name, place in _REGULAR_POINTS.items()
+    },
+    **dict.fromkeys(("mul", "dot_general"), _product),
 }
-"""Every operation whose slope can be infinite or NaN has slope 0 where it is.
+"""Guards that give an operation slope 0 where its slope is infinite or NaN.
 
-It sees a harmless operand there, and its own value, as a constant, is put in place of
-what comes out.
+There the operation gets an operand with a finite slope, and its true value replaces the
+output as a constant.
 """

@@ -1,4 +1,4 @@
-"""Run a function with some of the operations in it replaced, for derivatives alone."""
+"""Replace operations of a function where it is differentiated, and only there."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -14,51 +14,56 @@ from jmeta._core.tree import is_inexact
 from jmeta._jaxpr.interpret import JITS, AnyJaxpr, apply_with_inner, as_function, walk
 from jmeta._jaxpr.primitives import has_primitive
 from jmeta._jaxpr.selecting import select_branch
-from jmeta.optim._finite.positive import LEAST, lower_bound, non_negative
+from jmeta.optim._finite.positive import (
+    SMALLEST_POSITIVE,
+    bound_of_constant,
+    lower_bound,
+)
 
 
 class Operand(NamedTuple):
-    """A value with what is known of it.
+    """A value of a jaxpr with what is known about it.
 
     Attributes:
-        value: The array, or a Python number of a literal.
-        moves: Whether it can depend on what is being differentiated.
-        least: What it is not below, if that is known, see `lower_bound`.
+        value: The array, or the Python number of a literal.
+        active: Whether it can depend on what is being differentiated.
+        bound: Lower bound of its entries from `lower_bound`, None if none is known.
     """
 
     value: Any
-    moves: bool
-    least: float | None = None
+    active: bool
+    bound: float | None = None
 
     @property
     def positive(self) -> bool:
         """Whether it is known to be positive."""
-        return self.least is not None and self.least >= LEAST
+        return self.bound is not None and self.bound >= SMALLEST_POSITIVE
 
 
 Guard = Callable[[Callable[..., Any], Mapping[str, Any], list[Operand]], Any]
 """`(bind, params, operands) -> output`; `bind(*args)` is the operation itself."""
 
 Guards = Mapping[str, Guard]
-"""What takes the place of an operation, by the name of its primitive."""
+"""Replacements of operations by the name of their primitive."""
 
 
 def guarded(fun: Callable[..., Any], guards: Guards) -> Callable[..., Any]:
-    """Put guards in the place of operations where a function is differentiated.
+    """Replace operations by guards where a function is differentiated.
 
-    The function is traced; without differentiation its jaxpr is evaluated as it is, and
-    also where none of the operations is in it. For derivatives it is evaluated
-    primitive by primitive, with guards where the derivative goes through. A derivative
-    rule for each primitive would read better, but `scan` in reverse mode drops the
-    rules inside its body, so that second derivatives would not see it. Operations with
-    a custom derivative rule keep it.
+    The function is traced. Its jaxpr is evaluated unchanged without differentiation, or
+    if it has none of the operations. For derivatives it is evaluated primitive by
+    primitive, with guards where the derivative passes. A derivative rule for each
+    primitive would be simpler, but `scan` in reverse mode drops the rules inside its
+    body, so second derivatives would not see them. Operations with a custom derivative
+    rule keep it.
 
     Args:
         fun: Function of arrays in pytrees; may capture traced values.
-        guards: What stands for which primitive; must give the operation's own value.
+        guards: Replacement of each primitive by its name. It must return the values
+            that the operation returns.
 
     Returns:
-        A function with the same values.
+        A function with the values of `fun`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -69,102 +74,105 @@ def guarded(fun: Callable[..., Any], guards: Guards) -> Callable[..., Any]:
         (8.0, 2.0)
     """
 
-    def run(*args: Any) -> Any:
+    def guarded_fun(*args: Any) -> Any:
         closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
-        run = _plain(closed)
+        evaluate = _without_guards(closed)
         if has_primitive(closed.jaxpr, guards):
-            run = _with_rule(closed, guards)
-        flat = run(*closed.consts, *jax.tree.leaves(args))
+            evaluate = _with_guards(closed, guards)
+        flat = evaluate(*closed.consts, *jax.tree.leaves(args))
         return jax.tree.structure(shape).unflatten(flat)
 
-    return run
+    return guarded_fun
 
 
-def _plain(closed: jex.ClosedJaxpr) -> Callable[..., list[Any]]:
-    """The jaxpr as a function of constants and inputs."""
+def _without_guards(closed: jex.ClosedJaxpr) -> Callable[..., list[Any]]:
+    """The jaxpr as a function of its constants and inputs."""
     num_consts = len(closed.consts)
 
-    def run(*values):
+    def evaluate(*values):
         return eval_jaxpr(closed.jaxpr, values[:num_consts], *values[num_consts:])
 
-    return run
+    return evaluate
 
 
-def _with_rule(closed: jex.ClosedJaxpr, guards: Guards) -> Callable[..., list[Any]]:
-    """The same with guards when it is differentiated."""
-    run = jax.custom_jvp(_plain(closed))
-    # constants are inputs here: what they depend on may be differentiated too
+def _with_guards(closed: jex.ClosedJaxpr, guards: Guards) -> Callable[..., list[Any]]:
+    """The jaxpr as such a function, whose derivatives pass through the guards."""
+    evaluate = jax.custom_jvp(_without_guards(closed))
+    # The constants may depend on what is being differentiated: they become inputs.
     variables = [*closed.jaxpr.constvars, *closed.jaxpr.invars]
     jaxpr = closed.jaxpr.replace(constvars=[], invars=variables)
 
     @true_derivative
     def jvp(primals, tangents):
-        moving = {
+        active = {
             i: tangent
             for i, tangent in enumerate(tangents)
             if not isinstance(tangent, SymbolicZero)
             and tangent.dtype != jax.dtypes.float0
         }
-        flags = [i in moving for i in range(len(primals))]
+        flags = [i in active for i in range(len(primals))]
 
-        def at(*moved):
+        def of_active(*args):
             values = list(primals)
-            for i, value in zip(moving, moved, strict=True):
+            for i, value in zip(active, args, strict=True):
                 values[i] = value
             return _evaluate(guards, jaxpr, values, flags)
 
-        return jax.jvp(at, [primals[i] for i in moving], list(moving.values()))
+        return jax.jvp(of_active, [primals[i] for i in active], list(active.values()))
 
-    run.defjvp(jvp, symbolic_zeros=True)
-    return run
+    evaluate.defjvp(jvp, symbolic_zeros=True)
+    return evaluate
 
 
 def _evaluate(
     guards: Guards,
     jaxpr: AnyJaxpr,
     args: Sequence[Any],
-    moving: Sequence[bool] | None = None,
+    active: Sequence[bool] | None = None,
 ) -> list[Any]:
-    """A jaxpr's outputs, with guards; None: all that it takes moves."""
-    moving = moving or [True] * len(args)
-    operands = [_operand(x, flag) for x, flag in zip(args, moving, strict=True)]
+    """A jaxpr's outputs with guards in it; `active=None` is all of its inputs."""
+    active = active or [True] * len(args)
+    operands = [_operand(x, flag) for x, flag in zip(args, active, strict=True)]
     outs = walk(jaxpr, partial(_visit, guards), operands, _constant)
     return [out.value for out in outs]
 
 
 def _visit(guards: Guards, eqn: jex.JaxprEqn, operands: list[Operand]) -> list[Operand]:
+    """The outputs of one equation, through its guard where it has one."""
     args = [operand.value for operand in operands]
-    moves = [operand.moves for operand in operands]
+    active = [operand.active for operand in operands]
     apply = as_function(eqn)
     outs = None
-    if any(moves):
+    if any(active):
         if eqn.primitive.name in guards:
             outs = [guards[eqn.primitive.name](apply, eqn.params, operands)]
         else:
-            outs = _enter(guards, eqn, args, moves)
+            outs = _enter(guards, eqn, args, active)
     if outs is None:
         out = apply(*args)
         outs = out if eqn.primitive.multiple_results else [out]
-    goes_on = any(moves) and eqn.primitive.name != "stop_gradient"
-    least = lower_bound(eqn, [operand.least for operand in operands])
-    return [_operand(out, goes_on, least) for out in outs]
+    stays_active = any(active) and eqn.primitive.name != "stop_gradient"
+    bound = lower_bound(eqn, [operand.bound for operand in operands])
+    return [_operand(out, stays_active, bound) for out in outs]
 
 
-def _enter(guards, eqn, args, moves):
+def _enter(guards, eqn, args, active):
+    """The outputs of an equation with guards in its jaxprs, None if it has none."""
     if eqn.primitive.name == "cond":
-        run = lambda branch, args: _evaluate(guards, branch, args, moves[1:])
-        return select_branch(eqn, args, moves, run)
-    # in a loop's body everything moves
-    known = None if eqn.primitive.name in ("scan", "while") else moves
-    run = lambda jaxpr, args: _evaluate(guards, jaxpr, args, known)
-    if eqn.primitive.name in JITS:  # written out, which is one jaxpr less to trace
-        return run(eqn.params["jaxpr"], args)
-    return apply_with_inner(eqn, args, run)
+        evaluate = lambda branch, args: _evaluate(guards, branch, args, active[1:])
+        return select_branch(eqn, args, active, evaluate)
+    # In a loop's body any value can become active after the first step.
+    inner_active = None if eqn.primitive.name in ("scan", "while") else active
+    evaluate = lambda jaxpr, args: _evaluate(guards, jaxpr, args, inner_active)
+    if eqn.primitive.name in JITS:
+        # Inlined, since this leaves one jaxpr less to trace.
+        return evaluate(eqn.params["jaxpr"], args)
+    return apply_with_inner(eqn, args, evaluate)
 
 
-def _operand(value: Any, moves: bool, least: float | None = None) -> Operand:
-    return Operand(value, moves and is_inexact(value), least)
+def _operand(value: Any, active: bool, bound: float | None = None) -> Operand:
+    return Operand(value, active and is_inexact(value), bound)
 
 
 def _constant(value: Any) -> Operand:
-    return Operand(value, False, non_negative(value))
+    return Operand(value, False, bound_of_constant(value))
