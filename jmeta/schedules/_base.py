@@ -1,4 +1,4 @@
-"""What the schedules share: their type, the step, checks of structural arguments."""
+"""The type of schedules, their step, and checks of their arguments."""
 
 import numbers
 from collections.abc import Callable, Iterable
@@ -17,7 +17,12 @@ Schedule: TypeAlias = Callable[[ArrayLike], jax.Array]
 
 
 def as_float(name: str, value: ArrayLike) -> jax.Array:
-    """A number as a strongly typed array of at least float32."""
+    """Convert a number to a strongly typed array of at least float32.
+
+    Args:
+        name: Name of the argument, for messages.
+        value: Number or array, which may be traced.
+    """
     if isinstance(value, PerLeaf | tuple):
         raise TypeError(
             f"`{name}` of a schedule must be a number or an array; got"
@@ -28,14 +33,15 @@ def as_float(name: str, value: ArrayLike) -> jax.Array:
 
 
 def as_floats(**values: ArrayLike) -> tuple[jax.Array, ...]:
-    """Numbers by name as strongly typed arrays of at least float32."""
+    """Convert numbers by name to strongly typed arrays of at least float32."""
     return tuple(as_float(name, value) for name, value in values.items())
 
 
 def as_step(step: ArrayLike) -> jax.Array:
-    """The step as an array of the default integer type.
+    """Convert the step to an array of the default integer type.
 
-    The quotient of two int32 is a float32 even where rates are float64.
+    With 64 bits enabled this is int64. The quotient of two int32 would be a float32
+    even where rates are float64.
     """
     dtype = getattr(step, "dtype", None)
     if not (is_integer(step) if dtype is None else jnp.issubdtype(dtype, jnp.integer)):
@@ -46,12 +52,12 @@ def as_step(step: ArrayLike) -> jax.Array:
     return jnp.asarray(step).astype(jnp.result_type(int))
 
 
-def promoted(schedule: Schedule, *settings: jax.Array) -> Schedule:
-    """The schedule, also of settings whose precision is not that of the step's share.
+def with_any_precision(schedule: Schedule, *settings: jax.Array) -> Schedule:
+    """Let a schedule combine settings and quotients of the step of any precision.
 
     Args:
-        schedule: `step -> value`, which divides the step, or not.
-        *settings: What it is made of, as strongly typed arrays.
+        schedule: Function `step -> value`.
+        *settings: Strongly typed arrays that `schedule` computes with.
     """
 
     def at(step):
@@ -62,7 +68,7 @@ def promoted(schedule: Schedule, *settings: jax.Array) -> Schedule:
 
 
 def check_counts(**counts: int) -> None:
-    """Refuse what is not a positive integer known before tracing."""
+    """Refuse counts that are not positive integers known before tracing."""
     for name, count in counts.items():
         validate.count(name, count, minimum=1)
 
@@ -70,7 +76,12 @@ def check_counts(**counts: int) -> None:
 def check_milestones(
     milestones: Iterable[int], in_order: bool = True
 ) -> tuple[int, ...]:
-    """The steps in their order; refuse what is no row of steps known before tracing."""
+    """Sort the milestones; refuse what is no sequence of steps known before tracing.
+
+    Args:
+        milestones: Steps, counted from 0.
+        in_order: Refuse milestones that do not increase.
+    """
     increasing = "increasing " if in_order else ""
     must = f"`milestones` must be {increasing}Python integers from 0"
     if isinstance(milestones, str | bytes) or not isinstance(milestones, Iterable):
@@ -86,7 +97,12 @@ def check_milestones(
 
 
 def check_share(positive: bool = False, **shares: ArrayLike) -> None:
-    """Refuse numbers outside [0, 1], or (0, 1]; arrays may be learned: they pass."""
+    """Refuse numbers outside [0, 1]. Arrays pass, since they may be learned.
+
+    Args:
+        positive: Refuse 0 too.
+        **shares: Values to check, by the name of their argument.
+    """
     for name, share in shares.items():
         if is_plain(share) and (not 0 <= share <= 1 or (positive and share == 0)):
             low = "greater than 0 and at most 1" if positive else "between 0 and 1"
@@ -96,8 +112,18 @@ def check_share(positive: bool = False, **shares: ArrayLike) -> None:
 def cosine_wave(
     high: jax.Array, low: jax.Array, step: jax.Array, T_max: ArrayLike
 ) -> jax.Array:
-    """A wave that falls from `high` to `low` in `T_max` steps, and rises again."""
-    # the remainder, which is exact, keeps the wave exact at late steps in float32
+    """A wave that falls from `high` to `low` in `T_max` steps and rises again.
+
+    Args:
+        high: Value at step 0 and at every multiple of `2 * T_max`.
+        low: Value half a wave later.
+        step: Integer step, an array of any shape.
+        T_max: Number of steps of half a wave.
+
+    Returns:
+        Values in the shape of `step`.
+    """
+    # The remainder of integers is exact, so late steps lose no precision in float32.
     half_turns = step % (2 * T_max) / T_max
     return low + (high - low) * (1 + jnp.cos(jnp.pi * half_turns)) / 2
 

@@ -9,7 +9,7 @@ from jmeta.schedules._base import (
     as_step,
     check_counts,
     cosine_wave,
-    promoted,
+    with_any_precision,
 )
 
 
@@ -20,11 +20,11 @@ def cosine_annealing_lr(
 
         eta_min + (lr - eta_min) * (1 + cos(pi * step / T_max)) / 2
 
-    Past `T_max` the wave goes on: the rate rises again, and is `lr` at `2 * T_max`.
+    Past `T_max` the wave continues: the rate rises again and is `lr` at `2 * T_max`.
 
     Args:
-        lr: Rate at step 0. It and `eta_min` may be traced: they are differentiable.
-        T_max: Steps until the rate is `eta_min`.
+        lr: Rate at step 0. `lr` and `eta_min` may be traced; they are differentiable.
+        T_max: Number of steps until the rate is `eta_min`.
         eta_min: Lowest rate.
 
     Returns:
@@ -46,7 +46,7 @@ def cosine_annealing_lr(
     check_counts(T_max=T_max)
     lr, eta_min = as_floats(lr=lr, eta_min=eta_min)
     schedule = lambda step: cosine_wave(lr, eta_min, as_step(step), T_max)
-    return promoted(schedule, lr, eta_min)
+    return with_any_precision(schedule, lr, eta_min)
 
 
 def cosine_annealing_warm_restarts(
@@ -55,14 +55,14 @@ def cosine_annealing_warm_restarts(
     """Let the rate fall along a cosine over and over, as CosineAnnealingWarmRestarts.
 
     The first fall takes `T_0` steps, each later one `T_mult` times as many as the one
-    before it; then the rate jumps back to `lr`.
+    before it. Then the rate jumps back to `lr`.
 
     Args:
-        lr: Rate after a restart. It and `eta_min` may be traced: they are
+        lr: Rate after a restart. `lr` and `eta_min` may be traced; they are
             differentiable.
-        T_0: Steps of the first fall.
-        T_mult: Growth of a fall.
-        eta_min: Lowest rate.
+        T_0: Number of steps of the first fall.
+        T_mult: Factor by which each fall is longer than the one before it.
+        eta_min: Rate that each fall approaches.
 
     Returns:
         `step -> rate`.
@@ -92,11 +92,11 @@ def cosine_annealing_warm_restarts(
         T_i = T_0 * T_mult ** cycle.astype(step.dtype)
         return cosine_wave(lr, eta_min, step - starts[cycle], T_i)
 
-    return promoted(schedule, lr, eta_min)
+    return with_any_precision(schedule, lr, eta_min)
 
 
 def _restarts(T_0, T_mult):
-    """First steps of the falls, as far as an int32 counts."""
+    """First step of each fall, up to the largest int32."""
     starts, T_i = [0], T_0
     while starts[-1] + T_i < 2**31:
         starts.append(starts[-1] + T_i)

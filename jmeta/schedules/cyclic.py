@@ -1,4 +1,4 @@
-"""Triangle waves of the rate and, the other way round, of momentum."""
+"""Triangle waves of the rate, and inverted ones of momentum."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from jmeta.schedules._base import (
     Schedule,
     as_floats,
     as_step,
-    promoted,
+    with_any_precision,
 )
 
 
@@ -30,28 +30,29 @@ def cyclic_lr(
 ) -> Schedule:
     """Raise the rate linearly and let it fall, over and over, as torch's CyclicLR.
 
-    The height of the triangles is `max_lr - base_lr` times a scale: 1 in the mode
-    `"triangular"`, half of the one before in each cycle in `"triangular2"`,
-    `gamma ** step` in `"exp_range"`. What torch does to momentum at the same time is
-    `cyclic_momentum`.
+    The height of the triangles is `max_lr - base_lr` times a scale. The scale is 1 in
+    the mode `"triangular"`, is halved after each cycle in `"triangular2"`, and is
+    `gamma ** step` in `"exp_range"`. torch changes momentum at the same time; here that
+    is `cyclic_momentum`.
 
     Args:
-        base_lr: Lowest rate. It, `max_lr` and `gamma` may be traced: they are
+        base_lr: Lowest rate. `base_lr`, `max_lr` and `gamma` may be traced; they are
             differentiable.
         max_lr: Highest rate, at scale 1.
-        step_size_up: Steps of a rise.
-        step_size_down: Steps of a fall; None is as many as of a rise.
-        mode: `"triangular"`, `"triangular2"` or `"exp_range"`.
-        gamma: Decay of the scale in the mode `"exp_range"`.
-        scale_fn: A scale of your own in place of `mode`, of jax operations.
-        scale_mode: What `scale_fn` is given: `"cycle"`, counted from 1, or
-            `"iterations"`, the step.
+        step_size_up: Number of steps of a rise.
+        step_size_down: Number of steps of a fall. None is `step_size_up`.
+        mode: `"triangular"`, `"triangular2"` or `"exp_range"`: how the scale changes.
+        gamma: Factor of the scale at each step in the mode `"exp_range"`.
+        scale_fn: Function that returns the scale, in place of `mode`. It must use jax
+            operations.
+        scale_mode: Argument of `scale_fn`: `"cycle"` is the number of the cycle,
+            counted from 1, `"iterations"` is the step.
 
     Returns:
         `step -> rate`.
 
     Raises:
-        ValueError: A size is not a positive number, or a mode is none of torch's.
+        ValueError: A step size is not a positive number, or a mode is none of torch's.
 
     Example:
         >>> import jax.numpy as jnp
@@ -65,7 +66,7 @@ def cyclic_lr(
     height = _height(step_size_up, step_size_down, mode, gamma, scale_fn, scale_mode)
     low, high = as_floats(base_lr=base_lr, max_lr=max_lr)
     schedule = lambda step: low + (high - low) * height(as_step(step))
-    return promoted(schedule, low, high)
+    return with_any_precision(schedule, low, high)
 
 
 def cyclic_momentum(
@@ -81,24 +82,27 @@ def cyclic_momentum(
 ) -> Schedule:
     """Lower momentum while `cyclic_lr` raises the rate, as torch's CyclicLR.
 
-    For an optimizer with `betas` it is the first of them.
+    With an optimizer that has `betas`, use it as the first of them.
 
     Args:
-        base_momentum: Lowest momentum, at scale 1. Both momenta may be traced: they
-            are differentiable.
+        base_momentum: Lowest momentum, at scale 1. `base_momentum`, `max_momentum` and
+            `gamma` may be traced; they are differentiable.
         max_momentum: Highest momentum, at the start of a cycle.
-        step_size_up: Steps in which it falls.
-        step_size_down: Steps in which it rises; None is as many.
-        mode: `"triangular"`, `"triangular2"` or `"exp_range"`, as in `cyclic_lr`.
-        gamma: Decay of the scale in the mode `"exp_range"`.
-        scale_fn: A scale of your own in place of `mode`, as in `cyclic_lr`.
-        scale_mode: What `scale_fn` is given: `"cycle"` or `"iterations"`.
+        step_size_up: Number of steps in which the momentum falls.
+        step_size_down: Number of steps in which it rises. None is `step_size_up`.
+        mode: `"triangular"`, `"triangular2"` or `"exp_range"`: how the height of the
+            triangles changes (see `cyclic_lr`).
+        gamma: Factor of the scale at each step in the mode `"exp_range"`.
+        scale_fn: Function that returns the scale, in place of `mode`. It must use jax
+            operations.
+        scale_mode: Argument of `scale_fn`: `"cycle"` is the number of the cycle,
+            counted from 1, `"iterations"` is the step.
 
     Returns:
         `step -> momentum`.
 
     Raises:
-        ValueError: As in `cyclic_lr`.
+        ValueError: A step size is not a positive number, or a mode is none of torch's.
 
     Example:
         >>> import jax.numpy as jnp
@@ -108,11 +112,14 @@ def cyclic_momentum(
     height = _height(step_size_up, step_size_down, mode, gamma, scale_fn, scale_mode)
     low, high = as_floats(base_momentum=base_momentum, max_momentum=max_momentum)
     schedule = lambda step: high - (high - low) * height(as_step(step))
-    return promoted(schedule, low, high)
+    return with_any_precision(schedule, low, high)
 
 
 def _height(step_size_up, step_size_down, mode, gamma, scale_fn, scale_mode):
-    """`step -> height` of the scaled triangle, from 0 to 1."""
+    """Make `step -> height`, the height of the scaled triangle.
+
+    The height is from 0 to 1 unless `scale_fn` or `gamma` exceeds 1.
+    """
     up = step_size_up
     down = up if step_size_down is None else step_size_down
     for name, size in {"step_size_up": up, "step_size_down": down}.items():
@@ -136,7 +143,7 @@ def _height(step_size_up, step_size_down, mode, gamma, scale_fn, scale_mode):
         return 1.0
 
     def height(step):
-        # whole cycles are split off exactly, before anything is rounded
+        # Integers split off whole cycles exactly, before anything is rounded.
         whole = isinstance(up + down, int)
         count = step if whole else step.astype(jnp.result_type(float))
         cycle, position = jnp.divmod(count, up + down)

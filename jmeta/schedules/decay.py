@@ -1,4 +1,4 @@
-"""Rates that fall or rise by a formula of the step: exponential, linear, ..."""
+"""Rates that follow a formula of the step: exponential, linear or polynomial."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ from jmeta.schedules._base import (
     as_step,
     check_counts,
     check_share,
-    promoted,
+    with_any_precision,
 )
 
 
@@ -26,8 +26,8 @@ def exponential_lr(lr: ArrayLike, gamma: ArrayLike) -> Schedule:
         lr * gamma ** step
 
     Args:
-        lr: Base rate. It and `gamma` may be traced: they are differentiable.
-        gamma: Factor of a step.
+        lr: Rate at step 0. `lr` and `gamma` may be traced; they are differentiable.
+        gamma: Factor that each step applies.
 
     Returns:
         `step -> rate`.
@@ -39,7 +39,7 @@ def exponential_lr(lr: ArrayLike, gamma: ArrayLike) -> Schedule:
     """
     lr, gamma = as_floats(lr=lr, gamma=gamma)
     schedule = lambda step: lr * integer_power(gamma, as_step(step))
-    return promoted(schedule, lr, gamma)
+    return with_any_precision(schedule, lr, gamma)
 
 
 def linear_lr(
@@ -52,13 +52,13 @@ def linear_lr(
 
         lr * (start_factor + (end_factor - start_factor) * step / total_iters)
 
-    From `total_iters` on it stays where it is. The usual warm-up.
+    From `total_iters` on the rate is constant. This is the usual warm-up.
 
     Args:
-        lr: Base rate. It and the factors may be traced: they are differentiable.
-        start_factor: Share at step 0, above 0 and at most 1.
-        end_factor: Share at step `total_iters`, from 0 to 1.
-        total_iters: Steps it takes.
+        lr: Base rate. `lr` and both factors may be traced; they are differentiable.
+        start_factor: Share of `lr` at step 0, above 0 and at most 1.
+        end_factor: Share of `lr` at step `total_iters`, from 0 to 1.
+        total_iters: Number of steps between the two.
 
     Returns:
         `step -> rate`.
@@ -72,7 +72,7 @@ def linear_lr(
         >>> linear_lr(1.0, start_factor=0.5, total_iters=2)(jnp.arange(4)).tolist()
         [0.5, 0.75, 1.0, 1.0]
 
-    Differs from torch:
+    Note:
         At `total_iters=0` torch stays at `start_factor * lr` for ever; here it is an
         error.
     """
@@ -85,7 +85,7 @@ def linear_lr(
         done = jnp.minimum(as_step(step), total_iters) / total_iters
         return lr * (start + (end - start) * done)
 
-    return promoted(schedule, lr, start, end)
+    return with_any_precision(schedule, lr, start, end)
 
 
 def polynomial_lr(
@@ -95,13 +95,13 @@ def polynomial_lr(
 
         lr * (1 - step / total_iters) ** power
 
-    From `total_iters` on it stays 0.
+    From `total_iters` on the rate is 0.
 
     Args:
-        lr: Base rate. It and `power` may be traced: they are differentiable, at the
-            end too.
-        total_iters: Steps it takes.
-        power: Exponent.
+        lr: Rate at step 0. `lr` and `power` may be traced; they are differentiable,
+            also at the end.
+        total_iters: Number of steps until the rate is 0.
+        power: Exponent of the share of steps that is left.
 
     Returns:
         `step -> rate`.
@@ -114,31 +114,33 @@ def polynomial_lr(
         >>> polynomial_lr(1.0, total_iters=2, power=2.0)(jnp.arange(4)).tolist()
         [1.0, 0.25, 0.0, 0.0]
 
-    Differs from torch:
+    Note:
         At `total_iters=0` torch stays at `lr` for ever; here it is an error.
     """
     check_counts(total_iters=total_iters)
     lr, power = as_floats(lr=lr, power=power)
 
     def schedule(step):
-        # an integer, so that it ends at 0 exactly whatever the compiler makes of 1 / n
+        # As an integer it is exactly 0 at the end, however the compiler divides.
         left = total_iters - jnp.minimum(as_step(step), total_iters)
         ended = left == 0
-        # The logarithm in the derivative of 0 ** power is not finite.
+        # The derivative of 0 ** power has log(0) in it, so the value at the end is
+        # taken as a constant.
         at_end = 0.0 ** jax.lax.stop_gradient(power)
         return lr * jnp.where(
             ended, at_end, jnp.where(ended, 1, left / total_iters) ** power
         )
 
-    return promoted(schedule, lr, power)
+    return with_any_precision(schedule, lr, power)
 
 
 def lambda_lr(lr: ArrayLike, lr_lambda: Callable[[jax.Array], ArrayLike]) -> Schedule:
     """Multiply the rate by a function of the step, as torch's LambdaLR.
 
     Args:
-        lr: Base rate, may be traced. So may whatever `lr_lambda` captures.
-        lr_lambda: `step -> factor`, of jax operations, since the step may be traced.
+        lr: Base rate. It and what `lr_lambda` captures may be traced.
+        lr_lambda: Function `step -> factor`. It must use jax operations, since the step
+            may be traced.
 
     Returns:
         `step -> rate`.

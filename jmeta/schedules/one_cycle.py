@@ -1,4 +1,4 @@
-"""One cycle of the rate and, the other way round, of momentum."""
+"""One cycle of the rate, and an inverted one of momentum."""
 
 import math
 
@@ -12,7 +12,7 @@ from jmeta.schedules._base import (
     as_floats,
     as_step,
     check_counts,
-    promoted,
+    with_any_precision,
 )
 
 
@@ -32,20 +32,22 @@ def one_cycle_lr(
 
         max_lr / div_factor -> max_lr -> max_lr / div_factor / final_div_factor
 
-    With `three_phase` it falls to where it began first. What torch does to momentum at
-    the same time is `one_cycle_momentum`.
+    With `three_phase` the rate first falls back to its initial value, and then to the
+    last. torch changes momentum at the same time; here that is `one_cycle_momentum`.
 
     Args:
-        max_lr: Highest rate. It and both factors may be traced: they are
+        max_lr: Highest rate. `max_lr` and both factors may be traced; they are
             differentiable.
-        total_steps: Steps of the cycle.
-        epochs: With `steps_per_epoch`, another way to give `total_steps`.
-        steps_per_epoch: See `epochs`.
+        total_steps: Number of steps of the cycle. None is
+            `epochs * steps_per_epoch`.
+        epochs: Number of epochs of the cycle, if `total_steps` is not given.
+        steps_per_epoch: Number of steps of an epoch, if `total_steps` is not given.
         pct_start: Share of the steps in which the rate rises.
-        anneal_strategy: `"cos"` or `"linear"`.
-        div_factor: `max_lr` over the first rate.
-        final_div_factor: First rate over the last.
-        three_phase: Fall as fast as it rose, then to the end.
+        anneal_strategy: Shape of each phase, `"cos"` or `"linear"`.
+        div_factor: Quotient of `max_lr` and the first rate.
+        final_div_factor: Quotient of the first rate and the last.
+        three_phase: Fall to the first rate in as many steps as the rise took, then to
+            the last rate.
 
     Returns:
         `step -> rate`, which is NaN past `total_steps`, where torch raises.
@@ -93,23 +95,26 @@ def one_cycle_momentum(
 
         max_momentum -> base_momentum -> max_momentum
 
-    For an optimizer with `betas` it is the first of them.
+    With an optimizer that has `betas`, use it as the first of them.
 
     Args:
-        total_steps: Steps of the cycle.
-        epochs: With `steps_per_epoch`, another way to give `total_steps`.
-        steps_per_epoch: See `epochs`.
+        total_steps: Number of steps of the cycle. None is
+            `epochs * steps_per_epoch`.
+        epochs: Number of epochs of the cycle, if `total_steps` is not given.
+        steps_per_epoch: Number of steps of an epoch, if `total_steps` is not given.
         pct_start: Share of the steps in which the momentum falls.
-        anneal_strategy: `"cos"` or `"linear"`.
-        base_momentum: Lowest momentum. Both may be traced: they are differentiable.
-        max_momentum: Highest momentum.
-        three_phase: Rise as fast as it fell, then stay.
+        anneal_strategy: Shape of each phase, `"cos"` or `"linear"`.
+        base_momentum: Lowest momentum. `base_momentum` and `max_momentum` may be
+            traced; they are differentiable.
+        max_momentum: Highest momentum, at the start of the cycle.
+        three_phase: Rise in as many steps as the fall took, then stay constant.
 
     Returns:
         `step -> momentum`, which is NaN past `total_steps`.
 
     Raises:
-        ValueError: As in `one_cycle_lr`.
+        ValueError: The steps are not positive integers or not given, `pct_start` or
+            `anneal_strategy` is none of torch's, or the fall takes no time.
 
     Example:
         >>> import jmeta
@@ -126,6 +131,7 @@ def one_cycle_momentum(
 
 
 def _total_steps(total_steps, epochs, steps_per_epoch):
+    """The number of steps of the cycle, from either way to give it."""
     if total_steps is not None:
         check_counts(total_steps=total_steps)
         return total_steps
@@ -139,6 +145,7 @@ def _total_steps(total_steps, epochs, steps_per_epoch):
 
 
 def _phase_ends(total_steps, pct_start, three_phase):
+    """The step, a float, at which each phase ends."""
     validate.flag("three_phase", three_phase)
     if not isinstance(pct_start, float) or not 0 <= pct_start <= 1:
         raise ValueError(
@@ -155,9 +162,10 @@ def _phase_ends(total_steps, pct_start, three_phase):
 
 
 def _phases(ends, values, anneal_strategy):
+    """Make the schedule that goes from each of `values` to the next by its end."""
     validate.one_of("anneal_strategy", anneal_strategy, ("cos", "linear"))
     anneal = _anneal_cos if anneal_strategy == "cos" else _anneal_linear
-    # torch's last phase goes on for one step beyond its end
+    # torch continues the last phase for one step beyond its end.
     bounds = [*ends[:-1], ends[-1] + 1]
     starts = [0.0, *ends[:-1]]
     phases = list(zip(starts, ends, bounds, values[:-1], values[1:], strict=True))
@@ -165,14 +173,15 @@ def _phases(ends, values, anneal_strategy):
     def schedule(step):
         step = as_step(step).astype(jnp.result_type(float))
         value = jnp.array(jnp.nan)
-        # a step belongs to the first phase that it fits, so the last one comes first
+        # A step belongs to the first phase whose bound it does not exceed. Earlier
+        # phases overwrite later ones, so the loop runs backwards.
         for start, end, bound, a, b in reversed(phases):
-            # a phase of no length has no step of its own
+            # A phase of length 0 has no step of its own, but must not divide by 0.
             pct = (step - start) / (end - start or math.inf)
             value = jnp.where(step <= bound, anneal(a, b, pct), value)
         return value
 
-    return promoted(schedule, *values)
+    return with_any_precision(schedule, *values)
 
 
 def _anneal_cos(start, end, pct):

@@ -30,11 +30,11 @@ class PlateauState(NamedTuple):
 
 
 class ReduceLROnPlateau(NamedTuple):
-    """A pair of pure functions, as `reduce_lr_on_plateau` makes it.
+    """The pair of pure functions that `reduce_lr_on_plateau` returns.
 
     Attributes:
-        init: `() -> state`.
-        update: `(metric, state) -> state`, with the next rate in `state.lr`.
+        init: Function `() -> state`.
+        update: Function `(metric, state) -> state`, with the next rate in `state.lr`.
     """
 
     init: Callable[[], PlateauState]
@@ -60,24 +60,26 @@ def reduce_lr_on_plateau(
         best * (1 - threshold)    with threshold_mode="rel"
         best - threshold          with threshold_mode="abs"
 
-    and with `mode="max"` when it is above the same with the signs changed. Unlike the
-    other schedules it needs to be told the metric, so it is a pair of functions whose
-    state, with the rate in it, fits in the carry of a scan.
+    and with `mode="max"` when it is above this value with the sign of `threshold`
+    changed. Unlike the other schedules this one needs the metric, so it is a pair of
+    functions. Their state contains the rate and fits in the carry of a scan.
 
     Args:
-        lr: Rate to begin with. It, `factor` and `min_lr` may be traced: they are
+        lr: Initial rate. `lr`, `factor` and `min_lr` may be traced; they are
             differentiable.
-        mode: Whether the metric is to fall, `"min"`, or to rise, `"max"`.
-        factor: Factor of a drop, below 1.
-        patience: Bad metrics in a row that are put up with; the next one drops it.
-        threshold: How much better a metric must be.
-        threshold_mode: `"rel"` or `"abs"`.
-        cooldown: Metrics after a drop in which none counts as bad.
+        mode: `"min"` if the metric should fall, `"max"` if it should rise.
+        factor: Factor below 1 that a drop applies to the rate.
+        patience: Number of bad metrics in a row without a drop. The next one drops the
+            rate.
+        threshold: Margin by which a better metric must differ from `best`.
+        threshold_mode: `"rel"` if `threshold` is a share of `best`, `"abs"` if it is in
+            units of the metric.
+        cooldown: Number of metrics after a drop that do not count as bad.
         min_lr: Lowest rate.
-        eps: A drop by no more than this is left out.
+        eps: Smallest drop. A drop of this size or less is not applied.
 
     Returns:
-        `init() -> state` and `update(metric, state) -> state`.
+        A pair of functions: `init() -> state` and `update(metric, state) -> state`.
 
     Raises:
         ValueError: `factor` is 1 or more, or a mode is none of torch's.
@@ -91,9 +93,9 @@ def reduce_lr_on_plateau(
         0.5
 
     Note:
-        As in torch: a metric that is NaN is bad; with `"rel"` a negative `best` makes
-        the bar lower, not higher; a drop that `eps` leaves out starts the cooldown all
-        the same.
+        As in torch, a metric that is NaN is bad, a negative `best` with `"rel"` makes
+        the bar easier to pass and not harder, and a drop that `eps` prevents starts the
+        cooldown all the same.
     """
     validate.one_of("mode", mode, ("min", "max"))
     validate.one_of("threshold_mode", threshold_mode, ("rel", "abs"))
@@ -104,7 +106,7 @@ def reduce_lr_on_plateau(
     lr, factor, threshold, min_lr, eps = as_floats(
         lr=lr, factor=factor, threshold=threshold, min_lr=min_lr, eps=eps
     )
-    # torch compares a - b only as a < b; a metric that is to rise is the same negated
+    # A metric that should rise is compared as its negative, which should fall.
     sign = 1 if mode == "min" else -1
 
     def init() -> PlateauState:

@@ -12,18 +12,19 @@ from jmeta.schedules._base import Schedule, as_step, check_milestones
 def sequential_lr(schedules: Sequence[Schedule], milestones: Sequence[int]) -> Schedule:
     """Follow schedules one after another, as torch's SequentialLR.
 
-    At its milestone a schedule begins with its own step 0.
+    Each schedule starts at its own step 0 when its milestone is reached.
 
     Args:
-        schedules: Functions `step -> rate`, each with a base rate of its own.
-        milestones: Steps at which the second, third, ... schedule begins, increasing.
+        schedules: Functions `step -> rate`, each with its own base rate.
+        milestones: Increasing steps at which the second and each later schedule begins,
+            one fewer than schedules.
 
     Returns:
         `step -> rate`.
 
     Raises:
-        ValueError: There is no schedule, or there are not as many milestones as
-            schedules but the first, or they do not increase.
+        ValueError: There is no schedule, the number of milestones is not one less than
+            that of schedules, or the milestones do not increase.
         TypeError: A schedule is not a function.
 
     Example:
@@ -60,8 +61,8 @@ def sequential_lr(schedules: Sequence[Schedule], milestones: Sequence[int]) -> S
         step = as_step(step)
         rate = jnp.zeros(())
         for start, end, schedule in spans:
-            # Only steps of its own: elsewhere a schedule need not be finite, and a
-            # branch that is not taken must not spoil the derivative.
+            # Each schedule sees only its own steps. Elsewhere it need not be finite,
+            # and a branch that is not taken would spoil the derivative.
             last = None if end is None else max(end - start - 1, 0)
             own_step = jnp.clip(step - start, 0, last)
             own_rate = jnp.asarray(schedule(own_step))

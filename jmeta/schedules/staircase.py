@@ -1,4 +1,4 @@
-"""Rates that keep their value until a given step."""
+"""Rates that are constant between given steps."""
 
 from collections.abc import Iterable
 
@@ -13,7 +13,7 @@ from jmeta.schedules._base import (
     check_counts,
     check_milestones,
     check_share,
-    promoted,
+    with_any_precision,
 )
 
 
@@ -23,9 +23,9 @@ def step_lr(lr: ArrayLike, step_size: int, gamma: ArrayLike = 0.1) -> Schedule:
         lr * gamma ** (step // step_size)
 
     Args:
-        lr: Base rate. It and `gamma` may be traced: they are differentiable.
-        step_size: Steps between two drops.
-        gamma: Factor of a drop.
+        lr: Rate at step 0. `lr` and `gamma` may be traced; they are differentiable.
+        step_size: Number of steps between two drops.
+        gamma: Factor that each drop applies.
 
     Returns:
         `step -> rate`.
@@ -41,7 +41,7 @@ def step_lr(lr: ArrayLike, step_size: int, gamma: ArrayLike = 0.1) -> Schedule:
     check_counts(step_size=step_size)
     lr, gamma = as_floats(lr=lr, gamma=gamma)
     schedule = lambda step: lr * integer_power(gamma, as_step(step) // step_size)
-    return promoted(schedule, lr, gamma)
+    return with_any_precision(schedule, lr, gamma)
 
 
 def multi_step_lr(
@@ -50,10 +50,10 @@ def multi_step_lr(
     """Multiply the rate by `gamma` at each milestone, as torch's MultiStepLR.
 
     Args:
-        lr: Base rate. It and `gamma` may be traced: they are differentiable.
-        milestones: Steps of the drops, in any order; one that is named twice counts
-            twice.
-        gamma: Factor of a drop.
+        lr: Base rate. `lr` and `gamma` may be traced; they are differentiable.
+        milestones: Steps of the drops in any order. A step that is listed twice drops
+            the rate twice.
+        gamma: Factor that each drop applies.
 
     Returns:
         `step -> rate`.
@@ -74,7 +74,7 @@ def multi_step_lr(
         drops = sum(((step >= m).astype(step.dtype) for m in drops_at), 0 * step)
         return lr * integer_power(gamma, drops)
 
-    return promoted(schedule, lr, gamma)
+    return with_any_precision(schedule, lr, gamma)
 
 
 def constant_lr(
@@ -83,9 +83,9 @@ def constant_lr(
     """Multiply the rate by `factor` for the first steps, as torch's ConstantLR.
 
     Args:
-        lr: Base rate. It and `factor` may be traced: they are differentiable.
-        factor: Share of the base rate, from 0 to 1.
-        total_iters: Steps it lasts; from then on the rate is `lr`.
+        lr: Base rate. `lr` and `factor` may be traced; they are differentiable.
+        factor: Share of `lr` in the first steps, from 0 to 1.
+        total_iters: Number of these steps. From then on the rate is `lr`.
 
     Returns:
         `step -> rate`.
@@ -99,7 +99,7 @@ def constant_lr(
         >>> constant_lr(1.0, factor=0.5, total_iters=2)(jnp.arange(4)).tolist()
         [0.5, 0.5, 1.0, 1.0]
 
-    Differs from torch:
+    Note:
         At `total_iters=0` torch stays at `factor * lr` for ever; here it is an error.
         A factor of 0 ends at `lr`; torch divides by it and raises.
     """
@@ -107,4 +107,4 @@ def constant_lr(
     check_counts(total_iters=total_iters)
     lr, factor = as_floats(lr=lr, factor=factor)
     schedule = lambda step: jnp.where(as_step(step) < total_iters, lr * factor, lr)
-    return promoted(schedule, lr, factor)
+    return with_any_precision(schedule, lr, factor)

@@ -10,7 +10,7 @@ from jmeta.schedules._base import (
     check_counts,
     check_share,
     cosine_wave,
-    promoted,
+    with_any_precision,
 )
 
 
@@ -25,28 +25,28 @@ def warmup_cosine(
 ) -> Schedule:
     """Raise the rate linearly to its peak, then let it fall along a cosine.
 
-    torch's SequentialLR of a LinearLR and a CosineAnnealingLR, in one call:
+    This is torch's SequentialLR of a LinearLR and a CosineAnnealingLR in one call:
 
         peak * (start_factor + (end_factor - start_factor) * step / total_iters)
         eta_min + (peak - eta_min) * (1 + cos(pi * (step - total_iters) / T_max)) / 2
 
-    the first before step `total_iters`, the second from there on. Past
-    `total_iters + T_max` the wave goes on and the rate rises again.
+    The first formula holds before step `total_iters`, the second from there on. Past
+    `total_iters + T_max` the wave continues and the rate rises again.
 
     Args:
-        peak: Highest rate, at step `total_iters`. It, both factors and `eta_min` may be
-            traced: they are differentiable.
-        total_iters: Steps of the rise, at least 1.
-        T_max: Steps of the fall, at least 1.
+        peak: Highest rate, at step `total_iters`. `peak`, both factors and `eta_min`
+            may be traced; they are differentiable.
+        total_iters: Number of steps of the rise, at least 1.
+        T_max: Number of steps of the fall, at least 1.
         start_factor: Share of the peak at step 0, above 0 and at most 1.
-        end_factor: Share that the rise goes to, from 0 to 1.
-        eta_min: Lowest rate.
+        end_factor: Share of the peak that the rise approaches, from 0 to 1.
+        eta_min: Lowest rate, at step `total_iters + T_max`.
 
     Returns:
         `step -> rate`.
 
     Raises:
-        TypeError: A count is no Python integer, another argument no number.
+        TypeError: A count is no Python integer, or another argument is no number.
         ValueError: A factor lies outside its range, or a count is less than 1.
 
     Example:
@@ -76,4 +76,4 @@ def warmup_cosine(
             cosine_wave(peak, low, fallen, T_max),
         )
 
-    return promoted(schedule, peak, start, end, low)
+    return with_any_precision(schedule, peak, start, end, low)
