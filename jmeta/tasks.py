@@ -18,8 +18,8 @@ class Task(NamedTuple):
     """A task, or a batch of tasks with a leading axis on every leaf.
 
     Attributes:
-        support: `(x, y)` to adapt to.
-        query: `(x, y)` to judge the adapted parameters on.
+        support: Inputs and targets `(x, y)` to adapt to.
+        query: Inputs and targets `(x, y)` to judge the adapted parameters on.
 
     Example:
         >>> import jax.numpy as jnp
@@ -39,22 +39,23 @@ def task_value_and_grad(
     mesh: Mesh | None = None,
     has_aux: bool = False,
 ) -> Callable[..., tuple[Any, PyTree]]:
-    """Mean of a meta-loss over tasks, and its gradient, in the memory of a chunk.
+    """Mean of a meta-loss over tasks, and its gradient, in the memory of one chunk.
 
-    The gradient is taken chunk by chunk and added up, so memory is that of
-    `chunk_size` tasks and not of all of them. Tasks that do not fill a chunk or a
-    device are filled up with copies that count for nothing; the result does not depend
-    on chunks or devices.
+    The gradients of the chunks are computed one after another and added up. Memory is
+    that of `chunk_size` tasks, not of all of them. An incomplete chunk is filled up
+    with copies of tasks, whose losses have weight zero. The result does not depend on
+    chunks or devices.
 
     Args:
-        task_loss: `(meta_params, task[, key=]) -> loss` or `(loss, aux)`; as
-            `jmeta.algorithms` make it. It gets a key if and only if it has a parameter
-            named `key`.
-        chunk_size: Tasks at a time, by `vmap`; 1 takes them one after another without
-            it. Default all.
-        mesh: Devices to share the tasks out to, over all its axes; each takes chunks of
-            `chunk_size`, and one sum at the end goes over the devices.
-        has_aux: `task_loss` gives `(loss, aux)`; aux is returned too.
+        task_loss: `(meta_params, task[, key=]) -> loss` or `(loss, aux)`, such as the
+            functions that `jmeta.algorithms` make. It gets a key if and only if it has
+            a parameter named `key`.
+        chunk_size: How many tasks `vmap` computes at a time; 1 computes one after
+            another without `vmap`. None computes all at once.
+        mesh: Devices that share the tasks, over all axes of the mesh. Each goes through
+            chunks of `chunk_size`, and one sum over the devices comes at the end. None
+            leaves everything on the devices where it is.
+        has_aux: Whether `task_loss` gives `(loss, aux)`. The result then has aux too.
 
     Returns:
         A function `(meta_params, tasks, key=None)` that gives `(loss, grads)`, or
@@ -63,10 +64,10 @@ def task_value_and_grad(
         `jax.random.fold_in(key, i)`. Jit it, or the function around it.
 
     Raises:
-        TypeError: An argument of the wrong kind; a `task_loss` that takes other
-            arguments, or gives no loss, or a pair without `has_aux`.
-        ValueError: Leaves of `tasks` that differ in `B`; a `chunk_size` below 1; a loss
-            that is no scalar.
+        TypeError: An argument is of the wrong kind; or `task_loss` takes other
+            arguments, gives no loss, or gives a pair without `has_aux`.
+        ValueError: Leaves of `tasks` differ in `B`; `chunk_size` is below 1; or the
+            loss is no scalar.
 
     Example:
         >>> import jax.numpy as jnp
@@ -77,7 +78,7 @@ def task_value_and_grad(
         >>> round(float(loss), 4), float(grad)
         (13.6667, -6.0)
     """
-    validate.function("task_loss", task_loss, use=_OF_A_TASK)
+    validate.function("task_loss", task_loss, use=_USE_TASK_FUNCTION)
     validate.flag("has_aux", has_aux)
     chunks = _Chunks.checked(chunk_size, mesh)
     call = with_optional_key("task_loss", task_loss)
@@ -88,18 +89,18 @@ def task_value_and_grad(
         _check_loss(loss)
         return loss, aux
 
-    def weighted(meta_params, tasks, keys, weights):
-        """The weighted sum of a chunk's losses."""
-        losses, aux = _each("task_loss", loss_and_aux, meta_params, tasks, keys)
+    def weighted_loss(meta_params, tasks, keys, weights):
+        """The weighted sum of a chunk's losses, and aux."""
+        losses, aux = _map_chunk("task_loss", loss_and_aux, meta_params, tasks, keys)
         return jnp.sum(weights * losses), aux
 
     def chunk(meta_params, tasks, keys, weights):
-        grad_fn = jax.value_and_grad(weighted, has_aux=True)
+        grad_fn = jax.value_and_grad(weighted_loss, has_aux=True)
         (loss, aux), grads = grad_fn(meta_params, tasks, keys, weights)
         return (loss, grads), aux
 
     def value_and_grad(meta_params: PyTree, tasks: PyTree, key: Key | None = None):
-        validate.floats("meta_params", meta_params, use=_NOT_TRAINED)
+        validate.floats("meta_params", meta_params, use=_USE_CAPTURE)
         (loss, grads), aux = chunks(chunk, meta_params, tasks, key)
         return ((loss, aux) if has_aux else loss), grads
 
@@ -112,21 +113,23 @@ def task_map(
     chunk_size: int | None = None,
     mesh: Mesh | None = None,
 ) -> Callable[..., PyTree]:
-    """A function of each task, in chunks and on every device: for evaluation.
+    """Apply a function to each task, in chunks and over devices, for evaluation.
 
     Args:
         fn: `(meta_params, task[, key=]) -> result`, a pytree of arrays. It gets a key
             if and only if it has a parameter named `key`.
-        chunk_size: As in `task_value_and_grad`, and so is `mesh`.
-        mesh: See `chunk_size`.
+        chunk_size: How many tasks `vmap` computes at a time; 1 computes one after
+            another without `vmap`. None computes all at once.
+        mesh: Devices that share the tasks, over all axes of the mesh. None leaves
+            everything on the devices where it is.
 
     Returns:
         A function `(meta_params, tasks, key=None)` that gives the results stacked along
         the tasks.
 
     Raises:
-        TypeError: An argument of the wrong kind; an `fn` that takes other arguments.
-        ValueError: Leaves of `tasks` that differ in `B`; a `chunk_size` below 1.
+        TypeError: An argument is of the wrong kind, or `fn` takes other arguments.
+        ValueError: Leaves of `tasks` differ in `B`, or `chunk_size` is below 1.
 
     Example:
         >>> import jax.numpy as jnp
@@ -134,7 +137,7 @@ def task_map(
         >>> squares(0.0, jnp.array([1.0, 2.0, 6.0])).tolist()
         [1.0, 4.0, 36.0]
     """
-    validate.function("fn", fn, use=_OF_A_TASK)
+    validate.function("fn", fn, use=_USE_TASK_FUNCTION)
     chunks = _Chunks.checked(chunk_size, mesh)
     call = with_optional_key("fn", fn)
 
@@ -143,7 +146,7 @@ def task_map(
 
     def chunk(meta_params, tasks, keys, weights):
         del weights
-        return None, _each("fn", result, meta_params, tasks, keys)
+        return None, _map_chunk("fn", result, meta_params, tasks, keys)
 
     def mapped(meta_params: PyTree, tasks: PyTree, key: Key | None = None) -> PyTree:
         return chunks(chunk, meta_params, tasks, key)[1]
@@ -159,7 +162,7 @@ class _Chunks(NamedTuple):
 
     @classmethod
     def checked(cls, chunk_size, mesh):
-        """Refuse what is neither a count nor a mesh."""
+        """Check the two arguments, and make the chunks from them."""
         if chunk_size is not None:
             use = "Pass tasks at a time, or leave it out for all at once."
             validate.count("chunk_size", chunk_size, minimum=1, use=use)
@@ -169,16 +172,17 @@ class _Chunks(NamedTuple):
         return cls(chunk_size, mesh)
 
     def __call__(self, chunk, meta_params, tasks, key):
-        """Sum the first of what `chunk` gives over chunks, stack the second."""
-        run: Callable[..., Any] = functools.partial(self._run, chunk)
+        """Call `chunk` for each chunk; sum its first result, stack its second."""
+        map_chunks: Callable[..., Any] = functools.partial(self._map, chunk)
         explicit = jax.sharding.get_abstract_mesh().explicit_axes
         if self.mesh is not None and explicit:
-            # under `jax.set_mesh` of axes that are part of an array's type
+            # Under `jax.set_mesh` with explicit axes, shardings are part of an array's
+            # type. `_on_devices` needs axes where they are not.
             auto = jax.sharding.auto_axes(axes=explicit, out_sharding=PartitionSpec())
-            run = auto(run)
-        return run(meta_params, tasks, key)
+            map_chunks = auto(map_chunks)
+        return map_chunks(meta_params, tasks, key)
 
-    def _run(self, chunk, meta_params, tasks, key):
+    def _map(self, chunk, meta_params, tasks, key):
         if key is not None:
             validate.key("key", key)
         count = _count(tasks)
@@ -189,20 +193,20 @@ class _Chunks(NamedTuple):
         index = jnp.arange(total)
         weights = jnp.where(index < count, 1 / count, 0.0)
         if total > count:
-            # copies of tasks, so that they bring no NaN that is not there
+            # Zeros could make NaN where no task does; copies of tasks cannot.
             tasks = jax.tree.map(lambda x: x[index % count], tasks)
         keys = None
         if key is not None:
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
 
-        run = functools.partial(_run, chunk, chunks, size)
+        scan = functools.partial(_scan_chunks, chunk, chunks, size)
         if self.mesh is not None:
-            run = _on_devices(run, self.mesh)
-        summed, stacked = run(meta_params, tasks, keys, weights)
+            scan = _on_devices(scan, self.mesh)
+        summed, stacked = scan(meta_params, tasks, keys, weights)
         return summed, jax.tree.map(lambda x: x[:count], stacked)
 
     def _split(self, count: int) -> tuple[int, int]:
-        """The least number of chunks, of as equal a size as can be."""
+        """The least number of chunks for `count` tasks, and their equal size."""
         if self.chunk_size is None:
             return 1, count
         chunks = math.ceil(count / self.chunk_size)
@@ -211,18 +215,18 @@ class _Chunks(NamedTuple):
 
 def _count(tasks):
     if jax.tree.leaves(tasks):
-        validate.arrays("tasks", tasks, use=_STACKED)
+        validate.arrays("tasks", tasks, use=_USE_BATCH)
     counts = {jnp.shape(x)[:1] for x in jax.tree.leaves(tasks)}
     if len(counts) != 1 or counts == {()} or counts == {(0,)}:
         raise ValueError(
             "`tasks` must have the same leading length, one or more tasks, on every"
-            f" leaf; got {sorted(counts)}. {_STACKED}"
+            f" leaf; got {sorted(counts)}. {_USE_BATCH}"
         )
     return counts.pop()[0]
 
 
-def _run(chunk, chunks, size, meta_params, tasks, keys, weights):
-    """Go through the chunks that one device has."""
+def _scan_chunks(chunk, chunks, size, meta_params, tasks, keys, weights):
+    """Go through the chunks of one device."""
     if chunks == 1:
         return chunk(meta_params, tasks, keys, weights)
     parts = jax.tree.map(
@@ -240,18 +244,20 @@ def _run(chunk, chunks, size, meta_params, tasks, keys, weights):
     return summed, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stacked)
 
 
-def _on_devices(run, mesh):
+def _on_devices(scan, mesh):
+    """Run `scan` on each device's share of the tasks, and sum over the devices."""
     axes = mesh.axis_names
-    # `jax.make_mesh` makes axes that are part of an array's type; these need not be
+    # `jax.make_mesh` makes explicit axes, whose shardings are part of an array's type;
+    # here they are not needed.
     mesh = Mesh(mesh.devices, axes, axis_types=(AxisType.Auto,) * len(axes))
 
     def local(*args):
-        summed, stacked = run(*args)
+        summed, stacked = scan(*args)
         return jax.tree.map(lambda x: jax.lax.psum(x, axes), summed), stacked
 
     split = PartitionSpec(axes)
-    # without the check an inner gradient stays the device's own: with it, JAX would add
-    # up the gradients of all devices inside every inner step
+    # With `check_vma`, JAX would add up the gradients of all devices inside every inner
+    # step. Without it, an inner gradient stays that of its own device.
     mapped = jax.shard_map(
         local,
         mesh=mesh,
@@ -260,17 +266,17 @@ def _on_devices(run, mesh):
         check_vma=False,
     )
 
-    def run_split(meta_params, *per_task):
-        # jax 0.12 fails to split what lies on a mesh whose axes are part of its type
+    def constrain_and_map(meta_params, *per_task):
+        # jax 0.12 fails to split an array that lies on a mesh with explicit axes.
         sharding = NamedSharding(mesh, split)
         per_task = jax.lax.with_sharding_constraint(per_task, sharding)
         return mapped(meta_params, *per_task)
 
-    return run_split
+    return constrain_and_map
 
 
-def _each(name, fn, meta_params, tasks, keys):
-    """Call `fn` for each task of a chunk; a single one is not batched."""
+def _map_chunk(name, fn, meta_params, tasks, keys):
+    """Call `fn` for each task of a chunk, without `vmap` if there is only one."""
 
     def call(task, key):
         result = fn(meta_params, task, key)
@@ -288,16 +294,16 @@ def _split_aux(result):
     if not isinstance(result, tuple | list) or len(result) != 2:
         raise ValueError(
             "With `has_aux=True` `task_loss` must give `(loss, aux)`; got"
-            f" {_given(result)}. Leave `has_aux` out for a loss alone."
+            f" {_described(result)}. Leave `has_aux` out for a loss alone."
         )
     return result
 
 
 def _check_loss(loss):
-    """Refuse what `jax.grad` would, by our name for it."""
+    """Refuse what `jax.grad` would refuse, in a message that names `task_loss`."""
     if isinstance(loss, tuple | list | dict) or not hasattr(loss, "shape"):
         raise TypeError(
-            f"`task_loss` must give a scalar loss, a JAX array; got {_given(loss)}."
+            f"`task_loss` must give a scalar loss, a JAX array; got {_described(loss)}."
             " For a pair `(loss, aux)` pass `has_aux=True`."
         )
     if loss.shape:
@@ -312,12 +318,12 @@ def _check_loss(loss):
         )
 
 
-def _given(result):
+def _described(result):
     if isinstance(result, tuple | list):
         return f"a {type(result).__name__} of {len(result)}"
     return validate.kind(result)
 
 
-_OF_A_TASK = "Pass one of `(meta_params, task)`, as `jmeta.algorithms` make it."
-_NOT_TRAINED = "Let `task_loss` capture what is not trained."
-_STACKED = "A sampler of one task gives many, stacked, by `jmeta.data.batch`."
+_USE_TASK_FUNCTION = "Pass one of `(meta_params, task)`, as `jmeta.algorithms` make it."
+_USE_CAPTURE = "Let `task_loss` capture what is not trained."
+_USE_BATCH = "A sampler of one task gives many, stacked, by `jmeta.data.batch`."

@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jmeta
-from jmeta.train._loop import Loop
+from jmeta.train._loop import HostLoop
 from tests.helpers import F64_SAME, assert_trees_close, compilations
 from tests.train_cases import STEPS, meta_params, metrics, run, sample, task_loss
 
@@ -125,9 +125,9 @@ def test_compiles_once_and_seldom_waits(monkeypatch):
 
 def test_arguments_stay_whole_and_the_state_is_donated(monkeypatch):
     states = []
-    start = Loop.run
+    start = HostLoop.run
     monkeypatch.setattr(
-        Loop, "run", lambda *args: states.append(args[1]) or start(*args)
+        HostLoop, "run", lambda *args: states.append(args[1]) or start(*args)
     )
     params = meta_params()
     before = jax.tree.map(np.array, params)

@@ -1,4 +1,4 @@
-"""What `fit` is given, refused before it begins where it cannot be trained."""
+"""Checks of the arguments of `fit`, before it begins."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,18 +14,19 @@ _TASK_LOSS = "Pass one of `(meta_params, task)`, as `jmeta.algorithms` make it."
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """How meta-parameters are judged while `fit` trains them.
+    """How `fit` judges the meta-parameters while it trains them.
 
-    The mean of a measure over tasks that are always the same: those that `sample` draws
-    for a key of its own. `fit` records it and keeps the parameters that did best.
+    `fit` takes the mean of `fn` over validation tasks, which are the same each time: a
+    separate key draws them. It records the mean and keeps the parameters with the
+    lowest.
 
     Attributes:
         fn: A task loss, or another measure of which less is better: `(meta_params,
-            task[, key=]) -> value`, or `(value, aux)`, to which the `metrics` of `fit`
-            are applied too. It gets a key if and only if it has a parameter named
-            `key`.
-        sample: `key -> tasks`, as that of `fit`.
-        every: Steps between validations; the last step is validated in any case.
+            task[, key=]) -> value`, or `(value, aux)`. The `metrics` of `fit` are
+            applied to this `aux` too. It gets a key if and only if it has a parameter
+            named `key`.
+        sample: `key -> tasks`, with a leading axis on every leaf.
+        every: Steps between validations. The last step is always validated.
 
     Raises:
         TypeError: A field of the wrong kind.
@@ -67,11 +68,13 @@ def check(
     on_record: Any,
     **counts: Any,
 ) -> None:
-    """Look at all arguments but `chunk_size` and `mesh`, which `jmeta.tasks` does.
+    """Check the arguments of `fit`.
+
+    `jmeta.tasks` checks the other two, `chunk_size` and `mesh`.
 
     Raises:
-        TypeError: One is of the wrong kind.
-        ValueError: One is out of range, or needs another.
+        TypeError: An argument is of the wrong kind.
+        ValueError: An argument is out of range, or needs another that is missing.
     """
     _check_task_function("task_loss", task_loss)
     use = "Let `task_loss` capture what is not trained."

@@ -1,4 +1,4 @@
-"""Checkpoints: written beside the training, the last ones and the best kept."""
+"""Checkpoints: written while training goes on; the last ones and the best are kept."""
 
 import contextlib
 import warnings
@@ -19,12 +19,12 @@ from jmeta.train._device import State
 
 
 class Best(NamedTuple):
-    """The parameters that validated best, the later ones of equals.
+    """The parameters with the lowest validation loss; among equals, the latest.
 
     Attributes:
-        value: Their validation loss.
-        step: How many steps they had taken.
-        params: On the host.
+        value: The validation loss.
+        step: The number of steps taken until then.
+        params: The parameters, as numpy arrays.
     """
 
     value: float
@@ -35,11 +35,11 @@ class Best(NamedTuple):
 class Checkpoints:
     """The folder `checkpoints` of a run's directory.
 
-    Orbax writes a checkpoint under a temporary name and renames it when it is whole,
-    so that a process killed at any moment leaves whole ones.
+    Orbax writes a checkpoint under a temporary name and renames it once it is whole. A
+    process killed at any moment therefore leaves only whole checkpoints.
 
     Args:
-        directory: Of the run.
+        directory: The run's directory.
         keep: How many of the last checkpoints are kept.
 
     Raises:
@@ -58,108 +58,124 @@ class Checkpoints:
         self._settings: _settings.Settings = {}
         self._best_step: int | None = None
         self._writing: int | None = None
-        with self._named(f"The checkpoints in {self._folder} cannot be listed"):
+        with self._explain_errors(
+            f"The checkpoints in {self._folder} cannot be listed"
+        ):
             self._manager = self._ocp.CheckpointManager(
                 self._folder,
                 item_handlers={"state": self._handler()},
                 options=self._ocp.CheckpointManagerOptions(
-                    # orbax's own `best_fn` would delete the latest, and forgets the
-                    # metrics of what an earlier process wrote
+                    # Orbax's own `best_fn` would delete the latest checkpoint, and
+                    # it forgets the metrics of those that an earlier process wrote.
                     preservation_policy=_LatestAndBest(self, keep),
                     cleanup_tmp_directories=True,
                 ),
             )
 
-    def claim(self, settings: _settings.Settings) -> None:
-        """Begin a run, or go on with one that began with these settings, by name.
+    def store_or_compare_settings(self, settings: _settings.Settings) -> None:
+        """Store the settings of a new run, or compare them with those of an old one.
+
+        Args:
+            settings: Key, shapes and dtypes of this run, by name.
 
         Raises:
-            ValueError: The run in the directory began with others, or there are files
-                that `fit` did not write.
+            ValueError: The run in the directory began with other settings, or there
+                are files that `fit` did not write.
             OSError: The settings cannot be read or written.
         """
         steps = self._steps()
-        self._settings = _settings.claim(
-            self.directory, settings, bool(steps), self._recorded
+        self._settings = _settings.store_or_compare(
+            self.directory, settings, bool(steps), self._settings_in_checkpoint
         )
 
     def save(self, state: State, best: Best | None) -> None:
-        """Begin to write a checkpoint; what is there already is left as it is.
+        """Begin to write a checkpoint, unless there is one of this step already.
+
+        Args:
+            state: The state to save.
+            best: The best parameters so far; their checkpoint is kept.
 
         Raises:
-            OSError: This one or the one before cannot be written.
+            OSError: This checkpoint or the one before cannot be written.
         """
         self.wait()
         step = int(state.step)
         if step in self._steps():
             return
         self._best_step = None if best is None else best.step
-        leaves = {f"{i:05d}": x for i, x in enumerate(map(to_host, _data(state)))}
+        leaves = {f"{i:05d}": x for i, x in enumerate(map(to_host, _raw_leaves(state)))}
         leaves["best"] = np.array([np.nan, -1] if best is None else best[:2])
-        # orbax refuses arrays without entries, which need no saving
+        # Orbax refuses arrays without entries, and they need no saving.
         leaves = {name: x for name, x in leaves.items() if x.size}
         leaves["checksum"] = _checksum(leaves)
         args = self._ocp.args.Composite(state=self._ocp.args.StandardSave(leaves))
         self._writing = step
-        with self._named_write():
+        with self._explain_write_errors():
             self._manager.save(step, args=args, force=True)
 
     def check(self) -> None:
-        """Find out whether a checkpoint could be written, without waiting for it.
+        """Raise what made the last write fail, without waiting for one in progress.
 
         Raises:
-            OSError: It could not.
+            OSError: The checkpoint could not be written.
         """
         if self._writing is not None and not self._manager.is_saving_in_progress():
             self.wait()
 
     def wait(self) -> None:
-        """Wait until all is written.
+        """Wait until the last checkpoint is written.
 
         Raises:
-            OSError: It could not be.
+            OSError: The checkpoint could not be written.
         """
-        with self._named_write():
+        with self._explain_write_errors():
             self._manager.wait_until_finished()
         self._writing = None
 
     def latest(self, like: State) -> tuple[State, Best | None] | None:
-        """The last state and the best parameters; None where there is no checkpoint.
+        """Read the last state and the best parameters.
 
-        Structure, dtypes and devices are those of `like`. A checkpoint whose content is
-        not what was written is moved to the folder `damaged`, with a warning.
+        A checkpoint whose content is not what was written is moved to the folder
+        `damaged`, with a warning.
+
+        Args:
+            like: A state with the structure, dtypes and devices of the result.
+
+        Returns:
+            The state and the best parameters, if any; None without a checkpoint.
 
         Raises:
-            OSError: A checkpoint cannot be read, which moves nothing.
+            OSError: A checkpoint cannot be read. It is not moved then.
         """
         for step in self._steps():
             saved = self._read(step)
             if saved is None:
                 continue
-            state = _state(saved, like)
+            state = _restore_state(saved, like)
             value, best_step = float(saved["best"][0]), int(saved["best"][1])
-            # not there: a later one was better, and will be found again
+            # A missing best checkpoint was beaten by a later step than this state's.
+            # The run goes on from this state and finds the better one again.
             saved = self._read(best_step) if best_step in self._steps() else None
             if saved is None:
                 return state, None
-            params = jax.tree.map(to_host, _state(saved, like).params)
+            params = jax.tree.map(to_host, _restore_state(saved, like).params)
             return state, Best(value, best_step, params)
         return None
 
     def close(self) -> None:
-        """Wait until all is written.
+        """Wait until the last checkpoint is written, and end Orbax's manager.
 
         Raises:
-            OSError: It could not be.
+            OSError: The checkpoint could not be written.
         """
         try:
             self.wait()
         finally:
-            with self._named_write():
+            with self._explain_write_errors():
                 self._manager.close()
 
     def _handler(self):
-        """Orbax's, with the manifest as the last thing before the renaming."""
+        """Orbax's handler, which also writes the manifest just before the renaming."""
         handler = self._ocp.StandardCheckpointHandler()
         finalize = handler.finalize
 
@@ -167,27 +183,32 @@ class Checkpoints:
             finalize(folder)
             _manifest.write(Path(folder), self._settings)
 
-        # a class of its own would have to be registered with orbax's arguments
+        # A subclass would have to be registered with Orbax's arguments.
         handler.finalize = finalize_and_list
         return handler
 
     def _steps(self) -> list[int]:
-        """The latest first."""
-        with self._named(f"The checkpoints in {self._folder} cannot be listed"):
+        """The steps that have checkpoints, the latest first."""
+        with self._explain_errors(
+            f"The checkpoints in {self._folder} cannot be listed"
+        ):
             return sorted(self._manager.all_steps(), reverse=True)
 
-    def _recorded(self) -> _settings.Settings | None:
-        """The settings in the last whole checkpoint."""
+    def _settings_in_checkpoint(self) -> _settings.Settings | None:
+        """The settings in the last whole checkpoint; None without one."""
         for step in self._steps():
-            with self._named_read(step), contextlib.suppress(_manifest.Damaged):
+            with (
+                self._explain_read_errors(step),
+                contextlib.suppress(_manifest.Damaged),
+            ):
                 return _manifest.check(self._folder / str(step) / "state")
         return None
 
     def _read(self, step):
-        """What was saved, or None if it is damaged; it is out of the way then."""
+        """What was saved; None of a damaged checkpoint, which is moved to `damaged`."""
         folder = self._folder / str(step) / "state"
         try:
-            with self._named_read(step):
+            with self._explain_read_errors(step):
                 _manifest.check(folder)
                 restore = self._ocp.args.StandardRestore()
                 args = self._ocp.args.Composite(state=restore)
@@ -195,14 +216,14 @@ class Checkpoints:
             if saved.pop("checksum") != _checksum(saved):
                 raise _manifest.Damaged("the checksum of its numbers differs")
         except _manifest.Damaged as damage:
-            self._set_aside(step, damage)
+            self._move_to_damaged(step, damage)
             return None
         return saved
 
-    def _set_aside(self, step, damage):
+    def _move_to_damaged(self, step, damage):
         path = self._folder / str(step)
-        with self._named(f"The damaged checkpoint {path} cannot be moved"):
-            aside = _files.set_aside(path, self.directory)
+        with self._explain_errors(f"The damaged checkpoint {path} cannot be moved"):
+            aside = _files.path_in_damaged(path, self.directory)
             path.rename(aside)
             self._manager.reload()
         warnings.warn(
@@ -212,25 +233,28 @@ class Checkpoints:
         )
 
     @contextlib.contextmanager
-    def _named(self, problem, use="Mend that and make the same call again."):
-        """Whatever orbax makes of an error, it is none of what is in the files."""
+    def _explain_errors(self, problem, use="Mend that and make the same call again."):
+        """Raise any error of Orbax as an `OSError` that says what failed.
+
+        Damaged content and a lack of memory keep their own errors.
+        """
         try:
             yield
         except (_manifest.Damaged, MemoryError):
             raise
         except Exception as error:
-            raise _files.failure(problem, error, use) from error
+            raise _files.explained_error(problem, error, use) from error
 
-    def _named_read(self, step):
-        return self._named(
+    def _explain_read_errors(self, step):
+        return self._explain_errors(
             f"The checkpoint of step {step} in `directory` {self.directory} cannot be"
             " read",
             "Nothing was moved or written over: make the same call again when it can"
             f" be. To go on without it, move {self._folder / str(step)} away.",
         )
 
-    def _named_write(self):
-        return self._named(
+    def _explain_write_errors(self):
+        return self._explain_errors(
             f"The checkpoint of step {self._writing} cannot be written to `directory`"
             f" {self.directory}",
             "Those before it are whole: mend that and make the same call to go on from"
@@ -239,7 +263,7 @@ class Checkpoints:
 
 
 class _LatestAndBest:
-    """Orbax's `PreservationPolicy`."""
+    """Orbax's `PreservationPolicy`: keep the last checkpoints and the best one."""
 
     def __init__(self, checkpoints: Checkpoints, keep: int) -> None:
         self._checkpoints, self._keep = checkpoints, keep
@@ -254,12 +278,15 @@ class _LatestAndBest:
 
 
 def to_host(leaf: ArrayLike) -> np.ndarray:
-    """A copy, which the device may not write over."""
+    """Copy a leaf to the host.
+
+    The copy stays valid when the device's buffer is donated later.
+    """
     return np.array(jax.device_get(leaf))
 
 
-def _data(tree):
-    """The leaves, typed keys as the numbers that they are."""
+def _raw_leaves(tree):
+    """The leaves; a typed key becomes its integers."""
     return [jax.random.key_data(x) if _is_key(x) else x for x in jax.tree.leaves(tree)]
 
 
@@ -270,11 +297,11 @@ def _checksum(leaves):
     return np.asarray(total, np.uint32)
 
 
-def _state(saved, like):
-    """The state that was saved, on the devices of `like`."""
+def _restore_state(saved, like):
+    """Rebuild a saved state with the structure and on the devices of `like`."""
     leaves, treedef = jax.tree.flatten(like)
     placed = []
-    for i, (leaf, data) in enumerate(zip(leaves, _data(like), strict=True)):
+    for i, (leaf, data) in enumerate(zip(leaves, _raw_leaves(like), strict=True)):
         empty = np.zeros(data.shape, data.dtype)
         value = saved[f"{i:05d}"] if data.size else empty
         if _is_key(leaf):

@@ -1,4 +1,4 @@
-"""What runs on the device: many steps by one compiled program."""
+"""The part of `fit` that runs on the device: many steps by one compiled program."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,9 +18,10 @@ class Skipped(NamedTuple):
     """Steps whose update was refused.
 
     Attributes:
-        count: How many.
-        step: The first of them.
-        leaves: What was not finite in the first, in the order of `_guard.names`.
+        count: How many steps were refused, an int32 scalar.
+        step: The first of them, an int32 scalar.
+        leaves: Which leaves were not finite in the first: booleans `[n]` in the order
+            of `_guard.leaf_names`.
     """
 
     count: jax.Array
@@ -29,14 +30,14 @@ class Skipped(NamedTuple):
 
 
 class State(NamedTuple):
-    """All that a run needs to go on, beside the key.
+    """All that a run needs to go on, except the key.
 
     Attributes:
-        step: How many steps were taken.
+        step: How many steps were taken, an int32 scalar.
         params: The meta-parameters.
         opt_state: The state of the outer transform.
         totals: Sums of the loss and the metrics since the last log, by name.
-        counted: How many steps are in these sums.
+        counted: How many steps are in these sums, an int32 scalar.
         skipped: The steps that were refused.
     """
 
@@ -48,16 +49,16 @@ class State(NamedTuple):
     skipped: Skipped
 
 
-class Training(NamedTuple):
-    """The meta-problem.
+class MetaTraining(NamedTuple):
+    """The meta-problem, and the steps that solve it.
 
     Attributes:
         measure: `(params, tasks, key) -> ({"loss": loss, name: metric}, grads)`.
-        losses: `(params, tasks, key) -> losses` of the tasks, shape `[B]`.
+        losses: `(params, tasks, key) -> losses`, one for each task, shape `[B]`.
         tx: The outer transform.
-        sample: `key -> tasks`.
+        sample: `key -> tasks`, with a leading axis `B` on every leaf.
         log_every: Steps between logs.
-        skip: Go on after a refused step instead of staying at it.
+        skip: Whether to go on after a refused step, rather than stop before it.
     """
 
     measure: Callable[..., tuple[dict[str, jax.Array], PyTree]]
@@ -68,37 +69,44 @@ class Training(NamedTuple):
     skip: bool
 
     def begin(self, meta_params: PyTree, key: Key) -> State:
-        """The state before the first step, in buffers of its own."""
+        """The state before the first step, in newly allocated buffers."""
         params = strongly_typed(meta_params)
         opt_state = strongly_typed(self.tx.init(params))
         measured, _ = jax.eval_shape(
-            lambda: self.measure(params, *draw(self.sample, 0, key))
+            lambda: self.measure(params, *draw_tasks(self.sample, 0, key))
         )
-        leaves = len(_guard.names(params, opt_state))
+        leaves = len(_guard.leaf_names(params, opt_state))
         state = State(
             step=jnp.int32(0),
             params=params,
             opt_state=opt_state,
-            totals={name: jnp.zeros([], _wide(x)) for name, x in measured.items()},
+            totals={name: jnp.zeros([], _sum_dtype(x)) for name, x in measured.items()},
             counted=jnp.int32(0),
             skipped=Skipped(jnp.int32(0), jnp.int32(0), jnp.zeros(leaves, bool)),
         )
-        # donated later: neither the user's arrays nor one buffer in two places
+        # The state is donated later. Copies keep the user's arrays alive, and no
+        # buffer may be donated twice.
         return jax.tree.map(jnp.copy, state)
 
     def advance(
         self, state: State, stop: jax.Array, key: Key
     ) -> tuple[State, jax.Array]:
-        """Take steps until `stop`, or to the first that must not be taken.
+        """Take steps until `stop`, or until one is refused and may not be skipped.
 
-        A count that is known only when it runs: one program, whatever the number of
-        steps, so that numbers depend neither on it nor on where a run was resumed.
+        `stop` is an array, so that one compiled program serves any number of steps.
+        The results then depend neither on this number nor on where a run was resumed.
+
+        Args:
+            state: The state to go on from.
+            stop: The step to stop at, an int32 scalar.
+            key: The run's key.
 
         Returns:
-            The state, and what kept it from going on: booleans as `_guard.nonfinite`.
+            The new state, and which leaves were not finite in the last step: booleans
+            `[n]` in the order of `_guard.leaf_names`.
         """
 
-        def goes_on(carry):
+        def may_continue(carry):
             state, bad = carry
             return (state.step < stop) & (self.skip | ~bad.any())
 
@@ -106,10 +114,10 @@ class Training(NamedTuple):
             return self._step(carry[0], key)
 
         bad = jnp.zeros_like(state.skipped.leaves)
-        return jax.lax.while_loop(goes_on, step, (state, bad))
+        return jax.lax.while_loop(may_continue, step, (state, bad))
 
     def _step(self, state: State, key: Key) -> tuple[State, jax.Array]:
-        tasks, task_key = draw(self.sample, state.step, key)
+        tasks, task_key = draw_tasks(self.sample, state.step, key)
         measured, grads = self.measure(state.params, tasks, task_key)
         loss = measured["loss"]
         updates, opt_state = self.tx.update(
@@ -136,24 +144,25 @@ class Training(NamedTuple):
             totals={n: x + measured[n] for n, x in state.totals.items()},
             counted=state.counted + 1,
         )
-        refused = _skip(state, bad) if self.skip else state
+        refused = _count_skipped(state, bad) if self.skip else state
         state = jax.tree.map(
             lambda a, b: jnp.where(bad.any(), b, a), strongly_typed(taken), refused
         )
         return state, bad
 
 
-def draw(
+def draw_tasks(
     sample: Callable[[Key], PyTree], step: ArrayLike, key: Key
 ) -> tuple[PyTree, Key]:
     """The tasks of a step, and the key that their losses get."""
-    # each task's key is folded from the second: never one that `sample` splits off
+    # Task keys are folded from the second key. `sample` gets only the first, so it
+    # cannot split off a key that a task uses too.
     sample_key, task_key = jax.random.split(jax.random.fold_in(key, step))
     return sample(sample_key), task_key
 
 
-def describe(state: State, tasks: PyTree, key: Key) -> dict[str, str]:
-    """What must be the same when a run is resumed, by name."""
+def run_settings(state: State, tasks: PyTree, key: Key) -> dict[str, str]:
+    """What must be the same when a run is resumed: the key, and shapes and dtypes."""
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         data = f"{jax.random.key_impl(key)} {jax.random.key_data(key).tolist()}"
     else:
@@ -171,7 +180,7 @@ def describe(state: State, tasks: PyTree, key: Key) -> dict[str, str]:
     return described
 
 
-def _skip(state, bad):
+def _count_skipped(state, bad):
     """The state after a step whose update is refused."""
     count, step, leaves = state.skipped
     first = count == 0
@@ -181,5 +190,5 @@ def _skip(state, bad):
     return state._replace(step=state.step + 1, skipped=skipped)
 
 
-def _wide(x):
+def _sum_dtype(x):
     return widest(x.dtype, jnp.float32)

@@ -1,4 +1,4 @@
-"""The files of a run: named where a file system fails, written through to the disk."""
+"""The files of a run: their directory, writes that reach the disk, and errors."""
 
 import contextlib
 import errno
@@ -16,12 +16,15 @@ _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
 
 
 def open_directory(directory: str | os.PathLike[str]) -> Path:
-    """The absolute path of a run's directory, which is made if it is absent.
+    """Make a run's directory if it is absent, and return its absolute path.
+
+    Args:
+        directory: The path that the user gave.
 
     Raises:
-        TypeError: It is no path.
-        ValueError: It has no name.
-        OSError: It cannot be made.
+        TypeError: `directory` is no path.
+        ValueError: `directory` is an empty name.
+        OSError: The directory cannot be made.
     """
     validate.instance(
         *("directory", directory, (str, os.PathLike), "a path"),
@@ -39,14 +42,16 @@ def open_directory(directory: str | os.PathLike[str]) -> Path:
             f"`directory` must be a folder; got {path}, which is a file. Move it out of"
             " the way, or pass another name."
         )
-    with named(f"`directory` {path} cannot be made"):
+    with explain_os_errors(f"`directory` {path} cannot be made"):
         path.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def check_space(directory: Path, size: int) -> None:
-    """Refuse a disk that cannot hold a checkpoint of `size` bytes."""
-    with named(f"The free space in `directory` {directory} cannot be found"):
+    """Raise if the disk has no room for a checkpoint of `size` bytes."""
+    with explain_os_errors(
+        f"The free space in `directory` {directory} cannot be found"
+    ):
         free = shutil.disk_usage(directory).free
     if free < size:
         raise OSError(
@@ -57,28 +62,33 @@ def check_space(directory: Path, size: int) -> None:
 
 
 @contextlib.contextmanager
-def named(
+def explain_os_errors(
     problem: str, use: str = "Mend that and make the same call again: nothing is lost."
 ) -> Iterator[None]:
-    """Raise an error of the file system with what it means to a run."""
+    """Raise an error of the file system again, with a message about the run.
+
+    Args:
+        problem: What failed, the beginning of the message.
+        use: What to do, the end of the message.
+    """
     try:
         yield
     except OSError as error:
-        raise failure(problem, error, use) from error
+        raise explained_error(problem, error, use) from error
 
 
-def failure(problem: str, error: BaseException, use: str) -> OSError:
-    """The error to raise, whatever class it came as, with the system's number."""
+def explained_error(problem: str, error: BaseException, use: str) -> OSError:
+    """The `OSError` to raise for an error of any class, with the system's number."""
     number = _system_number(error)
     if number is not None:
         return OSError(number, f"{problem}: {os.strerror(number)}. {use}")
-    # tensorstore adds all of its settings, on a long line
+    # TensorStore appends all of its settings to its message.
     reason = f"{type(error).__name__}: {error}".partition(" [tensorstore_spec")[0]
     return OSError(f"{problem}: {reason}. {use}")
 
 
 def write_through(path: Path, data: bytes) -> None:
-    """Write a file so that it is whole on the disk, or as it was."""
+    """Replace a file as a whole and flush it to the disk, or leave it as it was."""
     partial = path.with_name(f"{path.name}.tmp")
     try:
         with partial.open("wb") as file:
@@ -93,7 +103,7 @@ def write_through(path: Path, data: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Have a folder's names on the disk, where the system can."""
+    """Flush a folder's names to the disk, where the system can."""
     if sys.platform == "win32":
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -106,8 +116,8 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def set_aside(path: Path, directory: Path) -> Path:
-    """A place of its own for `path` in the folder `damaged` of a run's directory."""
+def path_in_damaged(path: Path, directory: Path) -> Path:
+    """An unused path for the file `path` in the folder `damaged` of `directory`."""
     folder = directory / "damaged"
     folder.mkdir(exist_ok=True)
     number = 0
@@ -117,12 +127,12 @@ def set_aside(path: Path, directory: Path) -> Path:
 
 
 def _system_number(error: BaseException | None, seen: Any = ()) -> int | None:
-    """What the system said, also where it caused the error or is in its group."""
+    """The system's number of an error, of its causes or of its group's members."""
     if error is None or error in seen:
         return None
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
-    # as tensorstore says it
+    # TensorStore gives the number only in its message.
     code = re.search(r"os_error_code='(\d+)'", str(error))
     if code:
         return int(code[1])

@@ -14,13 +14,13 @@ from jmeta._core.typing import Key, PyTree
 from jmeta.train import _arguments
 from jmeta.train._arguments import Validation
 from jmeta.train._checkpoints import Checkpoints
-from jmeta.train._device import describe, draw
+from jmeta.train._device import draw_tasks, run_settings
 from jmeta.train._files import check_space, open_directory
 from jmeta.train._interrupt import Interrupt
 from jmeta.train._lock import Lock
 from jmeta.train._log import Log, Record
-from jmeta.train._loop import Loop
-from jmeta.train._problem import make_training, make_validation, place
+from jmeta.train._loop import HostLoop
+from jmeta.train._problem import make_training, make_validation, replicate
 
 
 class Fitted(NamedTuple):
@@ -29,15 +29,16 @@ class Fitted(NamedTuple):
     Attributes:
         params: The meta-parameters after the last step.
         opt_state: The state of the outer transform.
-        step: How many steps were taken, those of earlier processes included.
+        step: How many steps were taken, including those of earlier calls.
         history: A dict for each log and validation, as in `metrics.jsonl`: `step`,
             `loss`, the metrics, `skipped` so far, `rate` in steps per second,
             `validation_loss`. A number that is not finite is None.
         skipped: How many steps were refused because they were not finite.
-        first_skipped: The first of these and what was not finite in it, such as
-            `(37, "`gradient['w']`")`; None without one.
-        best_params: The parameters that validated best; None without `validate`.
-        best_step: How many steps these had taken.
+        first_skipped: The first refused step and what was not finite in it, such as
+            `(37, "`gradient['w']`")`; None if no step was refused.
+        best_params: The parameters with the lowest validation loss; None without
+            `validate`.
+        best_step: The number of steps taken until `best_params`.
     """
 
     params: PyTree
@@ -74,48 +75,50 @@ def fit(
 ) -> Fitted:
     """Meta-train: update on the mean loss of new tasks at each step.
 
-    Step t draws `sample_key, task_key = split(fold_in(key, t))`, takes the gradient on
-    `sample(sample_key)` and updates by `tx`. Many steps run on the device by one
-    compiled program. With a `directory`, the same call goes on where an earlier one
-    was stopped, be it by Ctrl-C, an error or a kill, and ends with the very numbers,
-    bit for bit, of a run that was never stopped. Values within `tx` and `task_loss`,
-    such as rates, are not recorded: changed ones hold from there on.
+    Step t makes two keys, `sample_key, task_key = split(fold_in(key, t))`, takes the
+    gradient on `sample(sample_key)` and updates by `tx`. One compiled program runs many
+    steps on the device.
 
-    A step whose gradient, loss or update is not finite is refused on the device:
-    neither parameters nor the state of `tx` ever take it in.
+    With a `directory`, the same call goes on where an earlier one was stopped by
+    Ctrl-C, an error or a kill. It ends with the same numbers, bit for bit, as a run
+    that was never stopped. Values within `tx` and `task_loss`, such as rates, are not
+    recorded: if they differ, the new ones hold from there on.
+
+    A step whose gradient, loss or update is not finite is refused on the device. It
+    changes neither the parameters nor the state of `tx`.
 
     Args:
-        task_loss: `(meta_params, task[, key=]) -> loss`, or `(loss, aux)`; as
-            `jmeta.algorithms` make it. It gets a key if and only if it has a parameter
-            named `key`.
+        task_loss: `(meta_params, task[, key=]) -> loss`, or `(loss, aux)`, such as the
+            functions that `jmeta.algorithms` make. It gets a key if and only if it has
+            a parameter named `key`.
         meta_params: Initial meta-parameters, a pytree of float arrays. They are copied.
-        tx: The outer transform: any of optax or `jmeta.optim`.
-        sample: `key -> tasks` with a leading axis `B` on every leaf, compiled with the
-            rest; as `jmeta.data.batch` makes it. The key is its one argument.
-        steps: How many steps in all, those of an earlier call included.
-        key: The same key gives the same run.
-        has_aux: `task_loss` gives `(loss, aux)`.
-        metrics: `(aux, tasks) -> {name: scalar}` with aux stacked along the tasks:
-            logged beside the loss. Needs `has_aux`.
-        validate: What to judge the parameters by, and how often.
-        chunk_size: Tasks at a time, as in `task_value_and_grad`, and so is `mesh`.
-        mesh: See `chunk_size`.
-
-    To keep and to show:
-        directory: Where checkpoints, `metrics.jsonl` and `settings.json` go, made if it
-            is absent. One call at a time trains there. Checkpoints whose content is
-            damaged are moved to `damaged`. Default: nothing is kept.
+        tx: The outer transform, of optax or `jmeta.optim`.
+        sample: `key -> tasks` with a leading axis `B` on every leaf, such as
+            `jmeta.data.batch` makes. It takes one argument and is compiled.
+        steps: The number of steps in all, including those of an earlier call.
+        key: PRNG key. The same key gives the same run.
+        has_aux: Whether `task_loss` gives `(loss, aux)`.
+        metrics: `(aux, tasks) -> {name: scalar}`, with `aux` stacked along the tasks.
+            The scalars are logged with the loss. Needs `has_aux`.
+        validate: How to judge the parameters, and how often.
+        chunk_size: How many tasks are computed at a time; None computes all at once.
+        mesh: Devices that share the tasks, over all axes of the mesh. None leaves
+            everything on the devices where it is.
+        directory: Where checkpoints, `metrics.jsonl` and `settings.json` are kept. It
+            is made if it is absent. One call at a time may train there. Damaged
+            checkpoints are moved to its folder `damaged`. None keeps nothing.
         save_every: Steps between checkpoints.
-        keep: How many of the last checkpoints to keep, beside the one that validated
-            best.
-        log_every: Steps between records: mean loss and metrics since the last one, and
-            steps per second.
-        nonfinite: `"raise"` stops before a step that is not finite; `"skip"` goes on
-            without its update and counts.
-        progress: Show a bar. Default: where tqdm and a terminal are.
-        tensorboard: Also write the records for TensorBoard, into the `directory`.
-        on_record: Called with each new record, a dict as in the history: the place for
-            another logger, such as `on_record=wandb.log`.
+        keep: How many of the last checkpoints to keep. The one with the lowest
+            validation loss is kept too.
+        log_every: Steps between records of the rate in steps per second, and of the
+            mean loss and metrics since the last record.
+        nonfinite: `"raise"` stops before a step that is not finite. `"skip"` goes on
+            without its update and counts it.
+        progress: Whether to show a bar. None shows one where tqdm and a terminal are.
+        tensorboard: Whether to write the records for TensorBoard too, into the
+            `directory`.
+        on_record: Called with each new record, a dict as in the history. It serves
+            other loggers, such as `on_record=wandb.log`.
 
     Returns:
         `Fitted`: the parameters, the transform's state, the history and more.
@@ -123,15 +126,16 @@ def fit(
     Raises:
         FloatingPointError: A step is not finite, with `nonfinite="raise"`. The message
             names the step and the leaf.
-        TypeError: An argument of the wrong kind: meta-parameters that are not floats, a
-            `key` that is none.
-        KeyboardInterrupt: Ctrl-C, after what was running is finished and saved.
-        OSError: The `directory` cannot be read or written, or the disk is full. Nothing
-            is lost by it: the same call goes on from the last checkpoint.
+        TypeError: An argument is of the wrong kind, such as meta-parameters that are
+            not floats.
+        KeyboardInterrupt: Ctrl-C was pressed. The steps in progress are finished and
+            saved first.
+        OSError: The `directory` cannot be read or written, or the disk is full. The
+            same call goes on from the last checkpoint.
         RuntimeError: Another call trains in the `directory`.
-        ValueError: An argument out of range; or the `directory` holds a run with
+        ValueError: An argument is out of range; or the `directory` holds a run with
             another key, or with parameters, optimizer state or tasks of other shapes.
-        ImportError: A package that an extra brings is missing.
+        ImportError: A package of one of jmeta's extras is missing.
 
     Example:
         >>> import jax, optax, jmeta
@@ -166,7 +170,7 @@ def fit(
         task_loss, tx, sample, has_aux, metrics, log_every, nonfinite == "skip", sizes
     )
     state = training.begin(meta_params, key)
-    key, state = place((key, state), mesh)
+    key, state = replicate((key, state), mesh)
     measure = None
     if validate is not None:
         measure = jax.jit(make_validation(validate.fn, validate.sample, metrics, sizes))
@@ -177,10 +181,10 @@ def fit(
         if directory is not None:
             directory = open_directory(directory)
             stack.enter_context(Lock(directory))
-            tasks, _ = jax.eval_shape(lambda: draw(sample, 0, key))
+            tasks, _ = jax.eval_shape(lambda: draw_tasks(sample, 0, key))
             checkpoints = Checkpoints(directory, keep)
             stack.callback(checkpoints.close)
-            checkpoints.claim(describe(state, tasks, key))
+            checkpoints.store_or_compare_settings(run_settings(state, tasks, key))
             state, best = checkpoints.latest(state) or (state, None)
         begin = int(state.step)
         if begin > steps:
@@ -192,7 +196,7 @@ def fit(
             check_space(directory, sum(x.nbytes for x in jax.tree.leaves(state)))
         log = Log(directory, begin, steps, progress, tensorboard, on_record)
         stack.callback(log.close)
-        loop = Loop(
+        loop = HostLoop(
             *(training, measure, key, steps, save_every),
             validate.every if validate is not None else steps,
             *(interrupt, log, checkpoints),

@@ -1,4 +1,4 @@
-"""Find what a step would poison: numbers that are not finite."""
+"""Find the numbers that are not finite in a step, and name their cause."""
 
 import re
 
@@ -11,12 +11,12 @@ from jmeta._core.tree import is_inexact
 from jmeta._core.typing import PyTree
 
 
-def names(params: PyTree, opt_state: PyTree) -> list[str]:
-    """What the entries of `nonfinite` stand for.
+def leaf_names(params: PyTree, opt_state: PyTree) -> list[str]:
+    """The names of the entries of `nonfinite`.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> names({"w": jnp.ones(2)}, (jnp.zeros([], int),))
+        >>> leaf_names({"w": jnp.ones(2)}, (jnp.zeros([], int),))
         ["gradient['w']", 'loss', "params['w']"]
     """
     return [
@@ -32,17 +32,17 @@ def nonfinite(
 ) -> jax.Array:
     """Which leaves hold a number that is not finite, causes before consequences.
 
-    An entry of the optimizer's state counts if it was finite before: some transforms
-    start from an infinity.
+    An entry of the optimizer's state counts only if it was finite before the update,
+    because some transforms start from an infinity.
 
     Args:
         grads: The meta-gradient.
         loss: The meta-loss, a scalar.
         new: The parameters and the optimizer's state after the update.
-        old: The optimizer's state before it.
+        old: The optimizer's state before the update.
 
     Returns:
-        Booleans, shape `[n]`, in the order of `names`.
+        Booleans, shape `[n]`, in the order of `leaf_names`.
     """
     params, opt_state = new
     found = [~jnp.isfinite(x).all() for x in [*_leaves(grads), loss, *_leaves(params)]]
@@ -51,11 +51,13 @@ def nonfinite(
     return jnp.stack(found)
 
 
-def blame(names: list[str], found: np.ndarray) -> str:
-    """The first leaf that was found, and how many others are as near to the cause.
+def first_cause(names: list[str], found: np.ndarray) -> str:
+    """The first leaf that is not finite, and how many others are of its kind.
+
+    The kinds are the gradient, the loss, the parameters and the optimizer's state.
 
     Example:
-        >>> blame(["gradient['v']", "gradient['w']", "loss"], np.array([1, 1, 1]))
+        >>> first_cause(["gradient['v']", "gradient['w']", "loss"], np.array([1, 1, 1]))
         "`gradient['v']` and 1 other leaf"
     """
     bad = [name for name, is_bad in zip(names, found, strict=True) if is_bad]

@@ -7,10 +7,10 @@ from typing import Any
 
 
 class Interrupt:
-    """Notes a Ctrl-C; a second one interrupts at once, as if this were not there.
+    """Records a Ctrl-C in `pressed`; a second Ctrl-C interrupts at once.
 
-    Python runs signal handlers in the main thread alone; in another thread nothing is
-    changed.
+    Python runs signal handlers in the main thread only. In another thread this changes
+    nothing.
 
     Example:
         >>> with Interrupt() as interrupt:
@@ -24,7 +24,7 @@ class Interrupt:
         self._previous: Any = None
 
     def __enter__(self) -> "Interrupt":
-        # the previous handler is None where it was not set from Python
+        # A handler that was not set from Python shows as None: it cannot be put back.
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.getsignal(signal.SIGINT)
         if self._previous is not None:

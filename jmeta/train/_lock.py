@@ -1,4 +1,4 @@
-"""One run at a time in a directory."""
+"""A lock that lets one run at a time train in a directory."""
 
 import datetime
 import errno
@@ -22,17 +22,18 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
 class Lock:
-    """The operating system's lock of a file, which goes with whoever holds it.
+    """The operating system's lock of the file `fit.lock`.
 
-    A kill releases it, and another call in the same process has to wait too. The file
-    says who holds the lock; it stays, since taking it away would let two in.
+    It excludes other processes and other calls in this one. The system releases it when
+    the process ends, also by a kill. The file says who holds the lock. It is never
+    deleted: another process could then lock a new file while the old one is locked.
 
     Args:
-        directory: Of the run.
+        directory: The run's directory.
 
     Raises:
-        RuntimeError: On entering: another call trains there.
-        OSError: On entering: the directory cannot be written.
+        RuntimeError: On entering, if another call trains in the directory.
+        OSError: On entering, if the directory cannot be written.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -40,11 +41,13 @@ class Lock:
         self._descriptor: int | None = None
 
     def __enter__(self) -> "Lock":
-        with _files.named(f"`directory` {self._directory} cannot be written"):
+        with _files.explain_os_errors(
+            f"`directory` {self._directory} cannot be written"
+        ):
             flags = os.O_RDWR | os.O_CREAT
             descriptor = os.open(self._directory / _NAME, flags, 0o666)
             try:
-                self._take(descriptor)
+                self._acquire(descriptor)
                 _write_holder(descriptor)
             except BaseException:
                 os.close(descriptor)
@@ -54,16 +57,16 @@ class Lock:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.let_go()
+        self.release()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Close the file, which releases the lock unless another process shares it."""
         _held.discard(self)
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def _take(self, descriptor: int) -> None:
+    def _acquire(self, descriptor: int) -> None:
         try:
             _try_lock(descriptor)
         except OSError as error:
@@ -85,7 +88,8 @@ class Lock:
 
 def _try_lock(descriptor):
     if sys.platform == "win32":
-        # a byte that is never written, since nobody else can read what is locked
+        # Windows keeps others from reading locked bytes, so the lock is on a byte
+        # beyond the text that names its holder.
         os.lseek(descriptor, 2**30, os.SEEK_SET)
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
     else:
@@ -107,7 +111,7 @@ def _holder(descriptor):
     try:
         holder = json.loads(os.read(descriptor, 4096))
         pid, host, since = holder["pid"], holder["host"], holder["since"]
-    except (ValueError, KeyError, TypeError):  # it is about to write this
+    except (ValueError, KeyError, TypeError):  # the holder has not written it yet
         return "another process"
     here = (pid, host) == (os.getpid(), socket.gethostname())
     which = "this very process, " if here else ""
@@ -117,11 +121,11 @@ def _holder(descriptor):
 _held: set[Lock] = set()
 
 
-def _let_go_of_all():
-    # a fork shares the lock, and would hold it when its parent has been killed
+def _release_all():
+    # A forked child shares the lock, and would keep it after a kill of its parent.
     for lock in list(_held):
-        lock.let_go()
+        lock.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go_of_all)
+    os.register_at_fork(after_in_child=_release_all)

@@ -1,4 +1,4 @@
-"""What a run tells: JSON lines, TensorBoard, a progress bar."""
+"""The records of a run: JSON lines, TensorBoard and a progress bar."""
 
 import contextlib
 import errno
@@ -17,15 +17,16 @@ from jmeta.train._records import Record
 
 
 class Log:
-    """The records of a run and where they go.
+    """Writes the records of a run to files, to a progress bar and to the user.
 
     Args:
-        directory: Of the run: `metrics.jsonl` and `tensorboard` in it; or None.
-        step: The step that the run goes on from; what was recorded later is dropped.
-        steps: Where the run ends.
-        progress: Show a bar; None where tqdm and a terminal are.
-        tensorboard: Write for TensorBoard.
-        on_record: Called with each record, when it is written.
+        directory: The run's directory, which gets `metrics.jsonl` and `tensorboard`;
+            None writes no files.
+        step: The step that the run goes on from. Records of later steps are dropped.
+        steps: The step at which the run ends.
+        progress: Whether to show a bar; None shows one where tqdm and a terminal are.
+        tensorboard: Whether to write the records for TensorBoard too.
+        on_record: Called with each new record.
 
     Raises:
         ImportError: A package that was asked for is missing.
@@ -44,17 +45,17 @@ class Log:
         self._on_record = on_record
         self.records: list[Record] = []
         self._file = self._writer = self._bar = None
-        # before anything is opened, since either may be missing
+        # Either package may be missing: find out before a file is opened.
         if tensorboard:
             tensorboardX = extras.load(
                 "tensorboardX", "tensorboard", "`tensorboard=True`", "leave it out"
             )
-        tqdm = _bars(progress)
+        tqdm = _load_tqdm(progress)
         if directory is not None:
             self._path = directory / "metrics.jsonl"
-            with _files.named(f"{self._path} cannot be read and written"):
-                self.records = _records.keep_until(self._path, step)
-                # what a write leaves in a buffer would be written again at the end
+            with _files.explain_os_errors(f"{self._path} cannot be read and written"):
+                self.records = _records.read_and_trim(self._path, step)
+                # Without a buffer, a failed write is not tried again on closing.
                 self._file = self._path.open("ab", buffering=0)
         if tensorboard:
             self._writer = tensorboardX.SummaryWriter(
@@ -64,14 +65,16 @@ class Log:
             self._bar = tqdm.tqdm(initial=step, total=steps, unit="step")
 
     def write(self, record: Record) -> None:
-        """Keep a record; JSON has no number that is not finite, so it becomes null."""
+        """Write a record; numbers that are not finite become null, as JSON needs."""
         if self._bar is not None:
-            self._bar.set_postfix(_shown(record), refresh=False)
-        record = {name: _finite(value) for name, value in record.items()}
+            self._bar.set_postfix(_bar_text(record), refresh=False)
+        record = {name: _null_unless_finite(value) for name, value in record.items()}
         self.records.append(record)
         if self._file:
             line = json.dumps(record).encode() + b"\n"
-            with self._named(f"The record of step {record['step']} cannot be written"):
+            with self._explain_errors(
+                f"The record of step {record['step']} cannot be written"
+            ):
                 if self._file.write(line) != len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self._writer:
@@ -82,31 +85,31 @@ class Log:
             self._on_record(dict(record))
 
     def advance(self, steps: int) -> None:
-        """Move the bar."""
+        """Move the bar forward by a number of steps."""
         if self._bar is not None:
             self._bar.update(steps)
 
     def sync(self) -> None:
-        """Have the lines on the disk before a checkpoint that comes after them."""
+        """Flush the records to the disk, as a checkpoint of a later step requires."""
         if self._file:
-            with self._named("The records cannot be written"):
+            with self._explain_errors("The records cannot be written"):
                 os.fsync(self._file.fileno())
 
-    def _named(self, problem):
-        return _files.named(
+    def _explain_errors(self, problem):
+        return _files.explain_os_errors(
             f"{problem} to {self._path}",
             "Mend that and make the same call to go on from the last checkpoint.",
         )
 
     def close(self) -> None:
-        """End the bar and the files."""
+        """Close the bar and the files."""
         for each in (self._bar, self._writer, self._file):
             if each is not None:
                 each.close()
 
 
-def _bars(progress):
-    """The module that shows bars; None where there is to be none."""
+def _load_tqdm(progress):
+    """The module tqdm; None where no bar is to be shown."""
     if progress:
         return extras.load("tqdm", "train", "`progress=True`", "pass `progress=False`")
     has_terminal = sys.stderr is not None and sys.stderr.isatty()
@@ -116,12 +119,12 @@ def _bars(progress):
     return None
 
 
-def _shown(record):
+def _bar_text(record):
     hidden = {"step", "rate", "first_skipped"}
     if not record.get("skipped"):
         hidden.add("skipped")
     return {n: f"{value:.4g}" for n, value in record.items() if n not in hidden}
 
 
-def _finite(value):
+def _null_unless_finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value

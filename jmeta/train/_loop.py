@@ -1,4 +1,4 @@
-"""The host's side: hands the device stretches of steps, and tells and keeps."""
+"""The part of `fit` that runs on the host: stretches of steps, records and saves."""
 
 import time
 from collections.abc import Callable
@@ -10,30 +10,30 @@ import numpy as np
 from jmeta._core.typing import Key
 from jmeta.train import _guard
 from jmeta.train._checkpoints import Best, Checkpoints, to_host
-from jmeta.train._device import State, Training
+from jmeta.train._device import MetaTraining, State
 from jmeta.train._interrupt import Interrupt
 from jmeta.train._log import Log, Record
 
-SECONDS = 0.5
-"""On the device between two looks from the host: as long may Ctrl-C have to wait."""
+SECONDS_PER_STRETCH = 0.5
+"""How long the device works before the host takes over; Ctrl-C waits as long."""
 
 
-class Loop(NamedTuple):
-    """A run from where it stands to its end.
+class HostLoop(NamedTuple):
+    """Hands the device one stretch of steps after another, and records and saves.
 
     Attributes:
-        training: What runs on the device.
+        training: The meta-problem and its steps, which run on the device.
         validation: `(params, key) -> {name: scalar}`, compiled; or None.
-        key: Of the run.
-        steps: Where it ends.
+        key: The run's key.
+        steps: The step at which the run ends.
         save_every: Steps between checkpoints.
         validate_every: Steps between validations.
-        interrupt: Whether to stop early.
-        log: Where records go.
-        checkpoints: Where states go; or None.
+        interrupt: Says whether Ctrl-C was pressed.
+        log: Takes the records.
+        checkpoints: Takes the states; or None.
     """
 
-    training: Training
+    training: MetaTraining
     validation: Callable[..., dict[str, jax.Array]] | None
     key: Key
     steps: int
@@ -44,14 +44,22 @@ class Loop(NamedTuple):
     checkpoints: Checkpoints | None
 
     def run(self, state: State, best: Best | None) -> tuple[State, Best | None]:
-        """Take the steps that are left, which uses the state up.
+        """Take the steps that are left.
+
+        Args:
+            state: The state to go on from. Its buffers are donated.
+            best: The best parameters so far, or None.
+
+        Returns:
+            The state after the last step, and the best parameters.
 
         Raises:
             FloatingPointError: A step is not finite and must not be skipped.
             OSError: A record or a checkpoint cannot be written.
             KeyboardInterrupt: Ctrl-C was pressed.
         """
-        # said outright, a state that comes out is like one that goes in: no recompiling
+        # With shardings fixed, the new state has those of the old one. Otherwise the
+        # second call could be compiled anew.
         shardings = jax.tree.map(lambda x: x.sharding, state)
         advance = jax.jit(
             self.training.advance, donate_argnums=0, out_shardings=(shardings, None)
@@ -61,18 +69,19 @@ class Loop(NamedTuple):
             stop = self._next_stop(step, stretch)
             begin = time.perf_counter()
             state, bad = advance(state, np.int32(stop), self.key)
-            # the only place that waits for the device
+            # This line alone waits for the device.
             reached, bad = jax.device_get((state.step, bad))
             rate = (int(reached) - step) / (time.perf_counter() - begin)
-            stretch = max(1, round(SECONDS * rate))
+            stretch = max(1, round(SECONDS_PER_STRETCH * rate))
             self.log.advance(int(reached) - step)
             step = int(reached)
             if self.checkpoints is not None:
                 self.checkpoints.check()
             if bad.any() and not self.training.skip:
                 self._refuse(state, best, bad)
-            best = self._tell(state, rate, best)
-            # looked at once: what is told to be saved must be
+            best = self._record_and_validate(state, rate, best)
+            # Read once: if it changed in between, the message below would say that
+            # all is saved when it is not.
             pressed = self.interrupt.pressed
             if self._is_due(step, self.save_every) or pressed:
                 self._save(state, best)
@@ -88,11 +97,11 @@ class Loop(NamedTuple):
         count, step, leaves = jax.device_get(state.skipped)
         if not count:
             return None
-        names = _guard.names(state.params, state.opt_state)
-        return int(step), _guard.blame(names, leaves)
+        names = _guard.leaf_names(state.params, state.opt_state)
+        return int(step), _guard.first_cause(names, leaves)
 
     def _next_stop(self, step: int, stretch: int) -> int:
-        """The end of a stretch, which does not go past anything that is due."""
+        """Where the next stretch ends: at the latest when something is due."""
         log_every = self.training.log_every
         all_every = log_every, self.save_every, self.validate_every
         ends = [(step // every + 1) * every for every in all_every]
@@ -101,8 +110,10 @@ class Loop(NamedTuple):
     def _is_due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.steps
 
-    def _tell(self, state: State, rate: float, best: Best | None) -> Best | None:
-        """Record what is due at this step, in one record; give the best so far."""
+    def _record_and_validate(
+        self, state: State, rate: float, best: Best | None
+    ) -> Best | None:
+        """Write one record of all that is due at this step; return the best so far."""
         step, record = int(state.step), {}
         if self._is_due(step, self.training.log_every):
             record = self._means(state) | {"rate": rate}
@@ -118,7 +129,7 @@ class Loop(NamedTuple):
         return best
 
     def _means(self, state: State) -> Record:
-        # all may have been skipped
+        # If all steps were skipped, the mean is NaN.
         count = int(state.counted) or np.nan
         means = {name: float(total) / count for name, total in state.totals.items()}
         record: Record = {"loss": means.pop("loss"), **means}
@@ -135,9 +146,10 @@ class Loop(NamedTuple):
 
     def _refuse(self, state: State, best: Best | None, bad: np.ndarray) -> None:
         self._save(state, best)
-        names = _guard.names(state.params, state.opt_state)
+        names = _guard.leaf_names(state.params, state.opt_state)
+        cause = _guard.first_cause(names, bad)
         raise FloatingPointError(
-            f"Step {state.step} must be finite; not finite: {_guard.blame(names, bad)}."
+            f"Step {state.step} must be finite; not finite: {cause}."
             " The parameters before it are untouched. Its tasks are"
             f" `sample(jax.random.split(jax.random.fold_in(key, {state.step}))[0])`."
             " Pass `nonfinite='skip'` to leave such steps out, or mend the loss. If it"

@@ -1,9 +1,9 @@
-"""What a checkpoint consists of, so that damage is told from trouble in reading it.
+"""The manifest of a checkpoint, which tells damage from trouble in reading.
 
-The manifest lists every file of a checkpoint with its size and checksum, and the
-settings of the run. It is written before the checkpoint gets its name, so that one
-without it, or with other bytes, is damaged; whatever the system says when the bytes
-are read is not.
+It lists every file of a checkpoint with its size and checksum, and the settings of the
+run. It is written before the checkpoint gets its name. A checkpoint is damaged if it
+has no manifest or other bytes than listed. An error of the system while reading does
+not make it damaged.
 """
 
 import json
@@ -22,7 +22,12 @@ class Damaged(Exception):
 
 
 def write(folder: Path, settings: dict[str, str]) -> None:
-    """List the files that are in the folder, and have them on the disk."""
+    """Write the manifest of the files in a folder, and flush all to the disk.
+
+    Args:
+        folder: The folder of a checkpoint.
+        settings: The settings of the run, by name.
+    """
     files = {}
     for path in sorted(folder.rglob("*")):
         if path.is_dir():
@@ -34,16 +39,19 @@ def write(folder: Path, settings: dict[str, str]) -> None:
 
 
 def check(folder: Path) -> dict[str, str]:
-    """Read all that was written, and give the settings.
+    """Compare the files in a folder with the manifest.
+
+    Returns:
+        The settings of the run, by name.
 
     Raises:
-        Damaged: Bytes are missing or others.
+        Damaged: A file is missing, or has other bytes than listed.
         OSError: The file system cannot read it now.
     """
     try:
         checksum, _, body = (folder / _NAME).read_bytes().partition(b"\n")
     except _GONE:
-        # a folder above that is not there says nothing about what was in it
+        # Raise if a folder above is missing: that says nothing about its content.
         os.listdir(folder.parent.parent)
         raise Damaged(f"it has no {_NAME}") from None
     if checksum != b"%08x" % zlib.crc32(body):

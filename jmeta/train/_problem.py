@@ -1,4 +1,4 @@
-"""From a user's task loss, metrics and measures to what runs on the device."""
+"""Turn a user's task loss, metrics and validation into what runs on the device."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from jmeta._core.keys import with_optional_key
 from jmeta._core.typing import Key, PyTree
 from jmeta._core.validate import arrays, kind
 from jmeta.tasks import task_map, task_value_and_grad
-from jmeta.train._device import Training, draw
+from jmeta.train._device import MetaTraining, draw_tasks
 
 VALIDATION = 2**32 - 1
 """Folded into the key for validation; the steps of training stay below 2**31."""
@@ -29,8 +29,19 @@ def make_training(
     log_every: int,
     skip: bool,
     sizes: dict[str, Any],
-) -> Training:
-    """The meta-problem, with `chunk_size` and `mesh` in `sizes`."""
+) -> MetaTraining:
+    """Make the meta-problem from the arguments of `fit`.
+
+    Args:
+        task_loss: `(meta_params, task[, key=]) -> loss` or `(loss, aux)`.
+        tx: The outer transform.
+        sample: `key -> tasks`, with a leading axis on every leaf.
+        has_aux: Whether `task_loss` gives `(loss, aux)`.
+        metrics: `(aux, tasks) -> {name: scalar}`, or None.
+        log_every: Steps between logs.
+        skip: Whether to go on after a step that is not finite.
+        sizes: `chunk_size` and `mesh` of `task_value_and_grad`, by name.
+    """
     value_and_grad = task_value_and_grad(task_loss, has_aux=has_aux, **sizes)
     call = with_optional_key("task_loss", task_loss)
 
@@ -43,7 +54,7 @@ def make_training(
         value = call(params, task, key=key)
         return value[0] if has_aux else value
 
-    return Training(
+    return MetaTraining(
         measure=measure,
         losses=task_map(only_loss, **sizes),
         tx=optax.with_extra_args_support(tx),
@@ -59,15 +70,25 @@ def make_validation(
     metrics: Metrics | None,
     sizes: dict[str, Any],
 ) -> Callable[[PyTree, Key], dict[str, jax.Array]]:
-    """`(params, key) -> {name: mean}` over tasks that depend on the key alone."""
+    """Make the function that measures parameters on the validation tasks.
+
+    Args:
+        fn: `(meta_params, task[, key=]) -> value` or `(value, aux)`.
+        sample: `key -> tasks`, with a leading axis on every leaf.
+        metrics: `(aux, tasks) -> {name: scalar}`, or None.
+        sizes: `chunk_size` and `mesh` of `task_map`, by name.
+
+    Returns:
+        `(params, key) -> {name: mean}`. Its tasks depend on the key alone.
+    """
     measure = task_map(fn, **sizes)
 
     def validate(params, key):
-        tasks, task_key = draw(sample, VALIDATION, key)
+        tasks, task_key = draw_tasks(sample, VALIDATION, key)
         value: Any = measure(params, tasks, task_key)
         is_pair = isinstance(value, tuple | list) and len(value) == 2
         value, aux = value if is_pair else (value, None)
-        # one for each task
+        # The tasks are stacked, so a scalar of each is an array `[B]`.
         shape = getattr(value, "shape", None)
         if shape is None or len(shape) != 1:
             got = kind(value) if shape is None else f"an array of shape {shape[1:]}"
@@ -82,30 +103,32 @@ def make_validation(
     return validate
 
 
-def place(tree: PyTree, mesh: Mesh | None) -> PyTree:
-    """Put a copy on each device of a mesh; without one say that all stays.
+def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """Put a copy of a tree on each device of a mesh.
 
-    What the user put on devices takes with it what was put nowhere.
+    Without a mesh, leaves that the user put on devices stay there. The others are
+    replicated over the devices of the first of these, or stay where they are if there
+    is none.
     """
     if mesh is None:
-        put = [x.sharding for x in jax.tree.leaves(tree) if x.committed]
-        home = _copies(put[0]) if put else None
-        at = lambda x: home if home and not x.committed else x.sharding
-        return jax.tree.map(lambda x: jax.device_put(x, at(x)), tree)
+        chosen = [x.sharding for x in jax.tree.leaves(tree) if x.committed]
+        common = _replicated(chosen[0]) if chosen else None
+        target = lambda x: common if common and not x.committed else x.sharding
+        return jax.tree.map(lambda x: jax.device_put(x, target(x)), tree)
     axes = mesh.axis_names
     mesh = Mesh(mesh.devices, axes, axis_types=(AxisType.Auto,) * len(axes))
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def _copies(sharding):
-    """A copy on each device of a sharding."""
+def _replicated(sharding):
+    """The sharding that puts a copy on each device of another sharding."""
     if isinstance(sharding, NamedSharding):
         return NamedSharding(sharding.mesh, PartitionSpec())
     return sharding
 
 
 def _scalars(metrics, aux, tasks):
-    """The metrics; refuse what cannot be averaged and written down."""
+    """The metrics by name, checked to be scalars under names of their own."""
     found = {} if metrics is None else metrics(aux, tasks)
     if not isinstance(found, dict):
         raise TypeError(

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: what of it holds when a run goes on."""
+"""The records in `metrics.jsonl` that stay valid when a run goes on."""
 
 import json
 import shutil
@@ -11,12 +11,20 @@ from jmeta.train import _files
 Record = dict[str, Any]
 
 
-def keep_until(path: Path, step: int) -> list[Record]:
-    """Keep the whole records up to `step`, each once, and give them.
+def read_and_trim(path: Path, step: int) -> list[Record]:
+    """Read the records up to `step`, and cut everything else out of the file.
 
-    What a killed process wrote after its last checkpoint is cut off. Lines that are no
-    records (zeros after a power cut, bytes of something else) or come twice are left
-    out, with a warning; the file as it was goes to the folder `damaged`.
+    Records after `step` come from a process that was killed after its last checkpoint.
+    Lines that are no records (zeros after a power cut, bytes of something else) or that
+    repeat a step are cut out with a warning. The file as it was is then copied to the
+    folder `damaged`.
+
+    Args:
+        path: The file.
+        step: The step that the run goes on from.
+
+    Returns:
+        The records that are kept, in order of their steps.
 
     Raises:
         OSError: The file cannot be read or written.
@@ -24,7 +32,7 @@ def keep_until(path: Path, step: int) -> list[Record]:
     if not path.exists():
         return []
     raw = path.read_bytes()
-    # at the end of a file that a process was killed over
+    # A process killed while it wrote leaves half a line at the end.
     end = raw.rfind(b"\n") + 1
     kept, records = b"", list[Record]()
     is_whole = True
@@ -42,7 +50,7 @@ def keep_until(path: Path, step: int) -> list[Record]:
         with path.open("rb+") as file:
             file.truncate(len(kept))
         return records
-    aside = _files.set_aside(path, path.parent)
+    aside = _files.path_in_damaged(path, path.parent)
     shutil.copyfile(path, aside)
     _files.write_through(path, kept)
     warnings.warn(

@@ -1,4 +1,4 @@
-"""`settings.json`: what must be the same when a run goes on."""
+"""The file `settings.json`: what must be the same when a run goes on."""
 
 import json
 import warnings
@@ -12,32 +12,32 @@ _FORMAT = "jmeta.fit 1"
 Settings = dict[str, str]
 
 
-def claim(
+def store_or_compare(
     directory: Path,
     settings: Settings,
     has_checkpoints: bool,
-    recorded: Callable[[], Settings | None],
+    settings_in_checkpoint: Callable[[], Settings | None],
 ) -> Settings:
-    """Begin a run, or go on with one that began with these settings, by name.
+    """Store the settings of a new run, or compare them with those of an old one.
 
     Args:
-        directory: Of the run.
-        settings: Of this call.
-        has_checkpoints: Whether there is a run to go on with.
-        recorded: Gives the settings that a whole checkpoint holds, for a file that is
-            damaged.
+        directory: The run's directory.
+        settings: Key, shapes and dtypes of this run, by name.
+        has_checkpoints: Whether the directory holds a run to go on with.
+        settings_in_checkpoint: Returns the settings in a whole checkpoint, or None.
+            They replace those of a damaged file.
 
     Returns:
-        The settings, with the format of the checkpoints among them.
+        The settings, with an entry for the format of the checkpoints.
 
     Raises:
-        ValueError: The run in the directory began with others, or there are files that
-            `fit` did not write.
+        ValueError: The run in the directory began with other settings, or there are
+            files that `fit` did not write.
         OSError: The file cannot be read or written.
     """
     settings = {"format": _FORMAT, **settings}
     path = directory / "settings.json"
-    with _files.named(f"{path} cannot be read"):
+    with _files.explain_os_errors(f"{path} cannot be read"):
         there = path.exists()
         raw = path.read_bytes() if there else b""
     before = _parsed(raw)
@@ -52,7 +52,7 @@ def claim(
         _compare(directory, before, settings)
         return settings
     else:
-        before = recorded()
+        before = settings_in_checkpoint()
         if before is None:
             raise ValueError(
                 f"`directory` {directory} has a {path.name} that is damaged, and no"
@@ -63,13 +63,13 @@ def claim(
             f"{path} was damaged and has been written anew from a checkpoint.",
             stacklevel=4,
         )
-    with _files.named(f"{path} cannot be written"):
+    with _files.explain_os_errors(f"{path} cannot be written"):
         _files.write_through(path, json.dumps(settings, indent=1).encode())
     return settings
 
 
 def _parsed(raw):
-    """The settings, or None of a file that is torn."""
+    """The settings in the bytes of a file; None if they are damaged."""
     try:
         found = json.loads(raw)
     except (ValueError, RecursionError):
@@ -78,7 +78,7 @@ def _parsed(raw):
 
 
 def _refuse_foreign(directory, there, raw, before):
-    """Nothing that another program wrote is written over."""
+    """Raise if another program wrote the files that `fit` would write over."""
     metrics = directory / "metrics.jsonl"
     if not there:
         if metrics.exists():
