@@ -11,7 +11,7 @@ import pytest
 
 import jmeta
 from jmeta import PerLeaf, Unroll, check_hypergrad
-from jmeta.diagnose._check_hypergrad import Verdict
+from jmeta.diagnose import Verdict
 
 STEPS = 5
 cut = jax.lax.stop_gradient

@@ -10,7 +10,7 @@ import pytest
 
 import jmeta
 from jmeta import ForwardMode, Unroll
-from jmeta.diagnose._plan import BYTE, Candidate, Plan, adjoint_name
+from jmeta.diagnose._plan import OPERATIONS_PER_BYTE, Candidate, Plan, adjoint_name
 from tests.cases import PLAIN
 
 
@@ -124,7 +124,9 @@ def test_measured_order_is_the_order_of_run_times():
     # the choice without measuring is the same
     unmeasured = [c._replace(run_seconds=None) for c in table.candidates]
     operations, memory = column(table, "operations"), column(table, "temp_bytes")
-    work = [n + BYTE * m for n, m in zip(operations, memory, strict=True)]
+    work = [
+        n + OPERATIONS_PER_BYTE * m for n, m in zip(operations, memory, strict=True)
+    ]
     assert work.index(max(work)) == 2
     assert Plan(tuple(unmeasured), None).best.adjoint == Unroll(last=4)
     assert measured[1] < measured[2]

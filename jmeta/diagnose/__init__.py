@@ -2,9 +2,9 @@
 
 from jmeta.diagnose._check_hypergrad import (
     HypergradCheck as HypergradCheck,
-    Verdict as Verdict,
     check_hypergrad as check_hypergrad,
 )
 from jmeta.diagnose._explain import explain as explain
 from jmeta.diagnose._plan import Plan as Plan, plan as plan
+from jmeta.diagnose._verdict import Verdict as Verdict
 from jmeta.diagnose.unused import unused_parameters as unused_parameters

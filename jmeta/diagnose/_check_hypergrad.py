@@ -1,6 +1,5 @@
-"""Whether a hypergradient is right, from three ways to compute it."""
+"""Check a hypergradient by computing it in three ways."""
 
-import enum
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,61 +13,20 @@ from jmeta._core.tree import is_float, widest
 from jmeta._jaxpr.notes import in_update
 from jmeta._jaxpr.origin import Origin, find_origin
 from jmeta.adjoint import Adjoint, Unroll
-from jmeta.diagnose._differences import Estimate, directional_derivative
-from jmeta.diagnose._explain import Cut, explain
-from jmeta.diagnose._meta_loss import NotAScalar, check_make, checked
+from jmeta.diagnose._differences import directional_derivative
+from jmeta.diagnose._explain import explain
+from jmeta.diagnose._meta_loss import NotAScalar, check_make, checked_meta_loss
+from jmeta.diagnose._verdict import Derivatives, LeafCheck, Verdict, judge
 
-PLAIN = Unroll(mixed=False, checkpoint=None)
-"""What JAX does by itself, through which every mode of differentiation goes."""
+PLAIN_UNROLL = Unroll(mixed=False, checkpoint=None)
+"""The loop as JAX differentiates it by itself, in forward mode too."""
 
-DIRECTIONS = 2
-
-
-class Verdict(enum.Enum):
-    """What `check_hypergrad` finds of a leaf."""
-
-    OK = "ok"
-    NOISY = "noisy"
-    MISMATCH = "mismatch"
-    STRUCTURALLY_ZERO = "structurally zero"
-    NOT_FINITE = "not finite"
-
-
-class LeafCheck(NamedTuple):
-    """The derivative along one direction in a leaf, where the ways differ most.
-
-    Attributes:
-        name: The leaf's path in the arguments, such as `args[0]['lr']`.
-        verdict: What it amounts to.
-        reverse: Derivative by the adjoint that is checked.
-        forward: Derivative by forward mode; None where the loss does not allow it.
-        difference: Derivative by central differences.
-        error: Estimated error of the difference.
-        step: The first inner step at which it stopped being finite, else None; a
-            training of a single step is compiled without a loop and has None too.
-        reason: What is known of the cause; empty when ok.
-    """
-
-    name: str
-    verdict: Verdict
-    reverse: float
-    forward: float | None
-    difference: float
-    error: float
-    step: int | None
-    reason: str
-
-    def __str__(self) -> str:
-        forward = "-" if self.forward is None else f"{self.forward:.6g}"
-        line = (
-            f"{self.name}: {self.verdict.value}; reverse {self.reverse:.6g}, forward"
-            f" {forward}, differences {self.difference:.6g} +- {self.error:.1g}"
-        )
-        return f"{line}; {self.reason}" if self.reason else line
+DIRECTIONS_PER_LEAF = 2
+"""Random directions along which a leaf is checked; one where it is a scalar."""
 
 
 class HypergradCheck(NamedTuple):
-    """A verdict for each leaf; print it for a line each.
+    """A verdict for each floating-point leaf; printing it gives a line for each.
 
     Attributes:
         leaves: The floating-point leaves of the arguments, in order.
@@ -78,7 +36,7 @@ class HypergradCheck(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Whether every leaf is."""
+        """Whether every leaf has the verdict ok."""
         return all(leaf.verdict is Verdict.OK for leaf in self.leaves)
 
     def __str__(self) -> str:
@@ -93,9 +51,9 @@ def check_hypergrad(
     """Compare reverse mode, forward mode and central differences of a meta-loss.
 
     Takes the derivative with respect to every floating-point leaf of the arguments
-    along random directions. The two modes of differentiation share what was cut off by
-    mistake, the differences do not; their step goes through sizes until they settle.
-    The verdicts:
+    along random directions. A path that was cut off by mistake is missing from both
+    modes of differentiation, but not from the differences. Many step sizes are tried
+    for these, and the one at which they settle is used. The verdicts:
 
         ok                 all agree
         noisy              the differences are too rough to tell, but contradict nothing
@@ -103,17 +61,18 @@ def check_hypergrad(
         structurally zero  the leaf cannot reach the loss
         not finite         a NaN or an infinity, with the inner step that it came from
 
-    In float32 differences are good to two digits: with `jax_enable_x64` set the
-    arguments are made float64, and to six.
+    In float32 the differences are good to two digits. With `jax_enable_x64` set the
+    arguments are made float64, and the differences are good to six.
 
     Args:
         make: `adjoint -> meta_loss`, the scalar function itself and not its gradient;
-            it hands `adjoint` on to `inner_loop`. `plan` takes the same.
-        *args: What the meta-loss is called with.
-        adjoint: The one that is checked. Forward mode takes the plain unrolled loop.
+            it hands `adjoint` on to `inner_loop`. `plan` takes the same function.
+        *args: Pytrees of arrays with which the meta-loss is called.
+        adjoint: The adjoint that reverse mode uses and that is checked. Forward mode
+            and the differences use the plain unrolled loop.
 
     Returns:
-        A row for each floating-point leaf, and whether all are `.ok`.
+        A row for each floating-point leaf; `.ok` says whether all of them are right.
 
     Raises:
         TypeError: An argument of the wrong kind, or `make(adjoint)` is no function.
@@ -135,9 +94,9 @@ def check_hypergrad(
         ['ok', 'structurally zero']
 
     Note:
-        The hypergradient of each step shows where training stands or falls: pass `lr`
-        as an array of shape `[steps]` in `hyperparams`, or zeros as `perturbations`,
-        differentiate by it, and draw it with `jmeta.plot.hypergradients`.
+        The hypergradient of each step shows which steps matter: pass `lr` as an array
+        of shape `[steps]` in `hyperparams`, or zeros as `perturbations`, differentiate
+        by it, and draw the gradient with `jmeta.plot.hypergradients`.
     """
     check_make(make)
     validate.adjoint("adjoint", adjoint)
@@ -150,10 +109,10 @@ def check_hypergrad(
             "There must be a floating-point argument in `args` to differentiate by; got"
             f" leaves of dtypes {[str(jnp.result_type(leaf)) for leaf in leaves]}."
         )
-    floats = [_widest(leaves[i]) for i in moving]
+    floats = [_in_widest_float(leaves[i]) for i in moving]
 
     def loss_of(adjoint):
-        meta_loss = checked(make(adjoint), *args)
+        meta_loss = checked_meta_loss(make(adjoint), *args)
 
         def loss(floats):
             full = list(leaves)
@@ -163,34 +122,46 @@ def check_hypergrad(
 
         return loss
 
-    functions = _Functions.of(loss_of(adjoint), loss_of(PLAIN))
+    functions = _Functions.compiled(loss_of(adjoint), loss_of(PLAIN_UNROLL))
     names = [f"args{keystr(path)}" for path, _ in tree_leaves_with_path(args)]
     try:
         routes = explain(functions.plain, floats).inputs
     except NotAScalar as error:
         raise ValueError(str(error)) from None
     value, grads = functions.value_and_grad(floats)
+    # A loss that is not finite spoils every leaf's derivative, from the same origin.
+    loss_origin = None
     if not np.isfinite(value):
-        origin = find_origin(jax.make_jaxpr(functions.plain)(floats), floats, 0)
-    else:
-        origin = None
+        loss_origin = find_origin(jax.make_jaxpr(functions.plain)(floats), floats, 0)
     generator = np.random.default_rng(0)
     rows = []
     for k, i in enumerate(moving):
-        along = [_direction(generator, floats[k]) for _ in range(DIRECTIONS)]
-        along = along[: max(1, min(DIRECTIONS, floats[k].size))]
-        found = [_derivatives(functions, floats, k, d, grads[k], value) for d in along]
-        worst = max(found, key=_Derivatives.disagreement)
-        if not worst.finite(value):
-            origin_k = origin or _origin(functions, floats, k, worst)
-            rows.append(worst.row(names[i], Verdict.NOT_FINITE, _where(origin_k)))
+        count = max(1, min(DIRECTIONS_PER_LEAF, floats[k].size))
+        directions = [_unit_direction(generator, floats[k]) for _ in range(count)]
+        found = [
+            _derivatives(functions, floats, k, direction, grads[k], value)
+            for direction in directions
+        ]
+        worst = max(found, key=Derivatives.disagreement)
+        if np.isfinite([float(value), *worst.by_mode().values()]).all():
+            row = worst.leaf_check(names[i], *judge(worst, routes[k]))
         else:
-            rows.append(worst.row(names[i], *_judge(worst, routes[k])))
+            origin = loss_origin or _derivative_origin(functions, floats, k, worst)
+            reason, step = _describe_origin(origin)
+            row = worst.leaf_check(names[i], Verdict.NOT_FINITE, reason, step)
+        rows.append(row)
     return HypergradCheck(tuple(rows))
 
 
 class _Functions(NamedTuple):
-    """The meta-loss of the floating-point leaves, and its derivatives, compiled."""
+    """The meta-loss as a function of the floating-point leaves, and its derivatives.
+
+    Attributes:
+        plain: The loss through the plain unrolled loop, not compiled.
+        value: The loss through the plain unrolled loop, compiled.
+        value_and_grad: Loss and gradient by the adjoint that is checked, compiled.
+        forward: The plain loss's derivative along a direction, compiled.
+    """
 
     plain: Callable[[Any], Any]
     value: Callable[[Any], Any]
@@ -198,7 +169,7 @@ class _Functions(NamedTuple):
     forward: Callable[[Any, Any], Any]
 
     @classmethod
-    def of(cls, loss, plain):
+    def compiled(cls, loss, plain):
         def forward(floats, direction):
             return jax.jvp(plain, (floats,), (direction,))[1]
 
@@ -206,47 +177,15 @@ class _Functions(NamedTuple):
         return cls(plain, jax.jit(plain), value_and_grad, jax.jit(forward))
 
 
-class _Derivatives(NamedTuple):
-    """Three derivatives along one direction of a leaf."""
-
-    reverse: float
-    forward: float | None
-    difference: Estimate
-    scale: float
-    direction: list[jax.Array]
-
-    def disagreement(self) -> float:
-        others = [self.difference.value]
-        others += [] if self.forward is None else [self.forward]
-        gaps = [abs(self.reverse - other) for other in others]
-        return float("inf") if np.isnan(gaps).any() else max(gaps)
-
-    def finite(self, value) -> bool:
-        numbers = [float(value), self.reverse]
-        numbers += [] if self.forward is None else [self.forward]
-        return bool(np.isfinite(numbers).all())
-
-    def row(self, name, verdict, why) -> LeafCheck:
-        reason, step = why
-        return LeafCheck(
-            name,
-            verdict,
-            self.reverse,
-            self.forward,
-            self.difference.value,
-            self.difference.error,
-            step,
-            reason,
-        )
-
-
-def _derivatives(functions, floats, k, direction, grad, value) -> _Derivatives:
+def _derivatives(functions, floats, k, direction, grad, value) -> Derivatives:
+    """The derivatives of the loss along a direction of leaf k."""
     tangent = [jnp.zeros_like(x) for x in floats]
     tangent[k] = direction
     try:
         forward = float(functions.forward(floats, tangent))
     except TypeError as error:
-        # a custom_vjp in the loss itself, or a loop whose adjoint `make` has fixed
+        # JAX refuses forward mode through a `custom_vjp`: one in the loss itself, or
+        # that of a loop whose adjoint `make` has fixed.
         if "custom_vjp" not in str(error):
             raise
         forward = None
@@ -258,7 +197,7 @@ def _derivatives(functions, floats, k, direction, grad, value) -> _Derivatives:
 
     size = float(jnp.linalg.norm(floats[k]))
     precision = float(jnp.finfo(jnp.result_type(value)).eps)
-    return _Derivatives(
+    return Derivatives(
         reverse=float(jnp.vdot(grad, direction)),
         forward=forward,
         difference=directional_derivative(at, size or 1.0, abs(value) * precision),
@@ -267,42 +206,10 @@ def _derivatives(functions, floats, k, direction, grad, value) -> _Derivatives:
     )
 
 
-def _judge(found: _Derivatives, route) -> tuple[Verdict, tuple[str, None]]:
-    """The verdict on finite derivatives, and what is known of the cause."""
-    difference, error = found.difference
-    rtol = 1e-6 if found.direction[0].dtype == jnp.float64 else 1e-2
-    known = [found.reverse] if found.forward is None else [found.reverse, found.forward]
-    scale = max(found.scale, *map(abs, known))
-    cuts = "; ".join(map(_cut_text, route.cuts))
-    allowed = rtol * max(scale, abs(difference))
-    moves = np.isfinite(difference) and abs(difference) > 10 * error
-    if not route.reaches and not (moves and abs(difference) > 0):
-        return Verdict.STRUCTURALLY_ZERO, (cuts or "the loss does not use it", None)
-    modes_agree = max(known) - min(known) <= rtol * scale
-    gap = max(abs(number - difference) for number in known)
-    if modes_agree and gap <= allowed:
-        return Verdict.OK, ("", None)
-    if modes_agree and not gap > max(allowed, 10 * error):
-        return Verdict.NOISY, ("the differences do not settle", None)
-    if not modes_agree:
-        return Verdict.MISMATCH, (_whose_fault(found), None)
-    reason = "part of the derivative is missing or added, as in a first-order gradient"
-    return Verdict.MISMATCH, (f"{reason}; {cuts}" if cuts else reason, None)
-
-
-def _whose_fault(found):
-    difference = found.difference.value
-    gaps = {"reverse": found.reverse, "forward": found.forward}
-    wrong = max(gaps, key=lambda mode: abs(gaps[mode] - difference))
-    return f"{wrong} mode differs: an approximate adjoint or a custom rule"
-
-
-def _cut_text(cut: Cut) -> str:
-    return f"cut by {cut}"
-
-
-def _origin(functions, floats, k, found) -> Origin | None:
-    """Where a derivative stops being finite; forward mode goes as training does."""
+def _derivative_origin(functions, floats, k, found) -> Origin | None:
+    """Where the derivative by leaf k stops being finite, None where it is not found."""
+    # Forward mode goes through the steps in the order of training, so the first step
+    # that it finds is the one where training went wrong.
     if found.forward is not None and not np.isfinite(found.forward):
         closed = jax.make_jaxpr(functions.forward)(floats, found.direction)
         return find_origin(closed, [*floats, *found.direction], 0)
@@ -310,7 +217,8 @@ def _origin(functions, floats, k, found) -> Origin | None:
     return find_origin(closed, floats, k)
 
 
-def _where(origin: Origin | None) -> tuple[str, int | None]:
+def _describe_origin(origin: Origin | None) -> tuple[str, int | None]:
+    """The cause in words, and the inner step where it arose."""
     if origin is None:
         return "its origin was not found", None
     step = origin.steps[0] if origin.steps else None
@@ -321,14 +229,14 @@ def _where(origin: Origin | None) -> tuple[str, int | None]:
     return cause, step
 
 
-def _direction(generator, like):
-    """A random unit direction; of a scalar, the positive one."""
+def _unit_direction(generator, like):
+    """A random direction of norm 1; for a scalar the positive one."""
     if like.size == 1:
         return jnp.ones_like(like)
-    d = generator.normal(size=like.shape)
-    return jnp.asarray(d / np.linalg.norm(d), like.dtype)
+    direction = generator.normal(size=like.shape)
+    return jnp.asarray(direction / np.linalg.norm(direction), like.dtype)
 
 
-def _widest(leaf):
-    # float64 where it is enabled, else float32
+def _in_widest_float(leaf):
+    """The leaf in float64 where that is enabled, else in float32."""
     return jnp.asarray(leaf, widest(leaf, float))

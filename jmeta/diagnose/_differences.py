@@ -1,4 +1,4 @@
-"""Derivatives from values alone, with an estimate of their error."""
+"""Derivatives from a function's values alone, with an estimate of their error."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,8 +10,8 @@ class Estimate(NamedTuple):
     """A number and how far it may be off.
 
     Attributes:
-        value: NaN when no finite difference was found.
-        error: Estimated; infinite then.
+        value: The number; NaN when no finite difference was found.
+        error: Estimated absolute error; infinite when no difference was found.
     """
 
     value: float
@@ -21,19 +21,22 @@ class Estimate(NamedTuple):
 def directional_derivative(
     at: Callable[[float], Any], size: float, roundoff: float
 ) -> Estimate:
-    """Central differences with a sweep of step sizes.
+    """Estimate a derivative by central differences with many step sizes.
 
-        difference(h) = (at(h) - at(-h)) / (2 h)
-        (16 difference(h / 4) - difference(h)) / 15
+        difference(h)   = (at(h) - at(-h)) / (2 h)
+        extrapolated(h) = (16 difference(h / 4) - difference(h)) / 15
 
-    The step goes from `size / 4` down by factors of 4. The estimate is where neighbours
-    in the second line agree best; the most that they differ by around there, and the
-    roundoff, is its error.
+    The step `h` starts at `size / 4` and is divided by 4 nine times. The estimate is
+    the extrapolated value that agrees best with its neighbours. Its error is their
+    largest distance from one another plus the effect of roundoff.
 
     Args:
-        at: The function's value at a distance along the direction.
+        at: `at(distance)`, the function's value at a distance along the direction.
         size: The distance over which the function is expected to change.
-        roundoff: Absolute error of a value.
+        roundoff: Absolute error of one value of the function.
+
+    Returns:
+        The derivative and its estimated error.
 
     Example:
         >>> value, error = directional_derivative(lambda h: (1 + h) ** 3, 1.0, 1e-16)
@@ -45,7 +48,8 @@ def directional_derivative(
     with np.errstate(invalid="ignore"):
         extrapolated = (16 * differences[1:] - differences[:-1]) / 15
         errors = np.abs(np.diff(extrapolated)) + roundoff / steps[2:]
-    # neighbours agree by chance where there is only noise, but not three in a row
+    # In pure noise two neighbours may agree by chance. So each error becomes the
+    # largest of three in a row.
     errors = np.where(np.isfinite(errors), errors, np.inf)
     padded = np.pad(errors, 1, mode="edge")
     errors = np.max([padded[:-2], padded[1:-1], padded[2:]], axis=0)

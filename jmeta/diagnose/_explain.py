@@ -1,4 +1,4 @@
-"""Which inputs reach an output, and what cuts the others off."""
+"""Explain which inputs reach an output, and what cuts the others off."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,11 +13,11 @@ from jmeta._jaxpr.primitives import source_line
 
 
 class Cut(NamedTuple):
-    """Where a path from an input ends for the derivative.
+    """The place where a path from an input ends for the derivative.
 
     Attributes:
-        reason: `"stop_gradient"`; `"integer"`, a cast, a comparison or a count; or
-            `"custom rule"`, whose derivative leaves the input out.
+        reason: `"stop_gradient"`; `"integer"` for a cast, a comparison or a count; or
+            `"custom rule"` for a derivative rule that leaves the input out.
         place: The user's line, such as `train.py:12 in loss`; empty if unknown.
     """
 
@@ -29,12 +29,13 @@ class Cut(NamedTuple):
 
 
 class Input(NamedTuple):
-    """What becomes of one input.
+    """How one input is connected with the output.
 
     Attributes:
         name: The leaf's path in the arguments, such as `args[0]['w']`.
-        reaches: Whether a derivative goes through to the output.
-        cuts: Where its other paths to the output are cut, also when it reaches.
+        reaches: Whether the derivative goes through to the output on some path.
+        cuts: Where its other paths to the output are cut. An input that reaches the
+            output may have cuts too.
     """
 
     name: str
@@ -56,11 +57,11 @@ class Input(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """Every input's way to the output; print it for a line each.
+    """How every input is connected with the output; printing it gives a line for each.
 
     Attributes:
-        inputs: In the order of the arguments' leaves.
-        notes: What inner loops do otherwise than their settings say, and why.
+        inputs: An entry for each leaf of the arguments, in their order.
+        notes: Where an inner loop departs from its settings, and why.
     """
 
     inputs: tuple[Input, ...]
@@ -71,7 +72,7 @@ class Explanation(NamedTuple):
         return "\n".join([*map(str, self.inputs), *notes])
 
     def dot(self) -> str:
-        """A graph in Graphviz's dot language: cuts in red, what is unused in grey."""
+        """Draw a graph in Graphviz's dot language: cuts red, unused inputs grey."""
         cuts = sorted({cut for leaf in self.inputs for cut in leaf.cuts})
         lines = ["digraph {", "  rankdir=LR;", "  output [shape=doublecircle];"]
         for number, cut in enumerate(cuts):
@@ -94,21 +95,21 @@ class Explanation(NamedTuple):
 def explain(fun: Callable[..., Any], *args: Any) -> Explanation:
     """Find which arguments the derivative of a function reaches, without running it.
 
-    Follows every input through the function's jaxpr, its loops and branches. Where a
-    function has a derivative rule of its own, the rule decides and not what the
-    function computes with. A zero hypergradient that surprises is nearly always one of
-    these: the value is not used, a `stop_gradient` stands in between, it went through
-    an integer or a comparison, or a custom rule leaves it out.
+    Follows every input through the function's jaxpr, with its loops and branches. Where
+    a function has a derivative rule of its own, the rule decides which inputs count. An
+    unexpected zero hypergradient nearly always has one of these causes: the value is
+    not used, a `stop_gradient` stands in between, the value went through an integer or
+    a comparison, or a custom rule leaves it out.
 
-    It also says which inner loops could not be differentiated forward over reverse,
+    The notes say which inner loops could not be differentiated forward over reverse,
     since a function in their loss has a rule that need not be its derivative.
 
     Args:
-        fun: Function of arrays, such as a meta-loss.
-        *args: What it is called with; `jax.ShapeDtypeStruct` will do for an array.
+        fun: Function of pytrees of arrays, such as a meta-loss.
+        *args: Its arguments; a `jax.ShapeDtypeStruct` can stand for an array.
 
     Returns:
-        A row for each leaf of the arguments, and notes; `.dot()` draws it.
+        A row for each leaf of the arguments, and the notes; `.dot()` makes a graph.
 
     Raises:
         TypeError: `fun` is no function of these arguments, or takes or gives anything
@@ -122,9 +123,9 @@ def explain(fun: Callable[..., Any], *args: Any) -> Explanation:
         [True, False, True, False]
 
     Note:
-        A path of derivatives that happen to be 0 (as of `round` itself) counts as
-        reaching. So does what `ForwardMode` over its limit and `Implicit` compute with,
-        and every input of a rule that cannot be traced by itself.
+        An input counts as reaching also where the derivatives on the path happen to be
+        0, as that of `round`. So does every input of `ForwardMode` above its limit, of
+        `Implicit`, and of a rule that cannot be traced by itself.
     """
     validate.function("fun", fun, use="Pass the function and what it is called with.")
     validate.takes("fun", fun, *args)
@@ -137,7 +138,7 @@ def explain(fun: Callable[..., Any], *args: Any) -> Explanation:
 
     closed = jax.make_jaxpr(checked)(*args)
     found = frozenset().union(
-        *follow_indices(closed, own_indices(closed.jaxpr.invars), _cut)
+        *follow_indices(closed, own_indices(closed.jaxpr.invars), _mark_cut)
     )
     return Explanation(
         tuple(
@@ -149,12 +150,13 @@ def explain(fun: Callable[..., Any], *args: Any) -> Explanation:
 
 
 def _cuts_of(i, found):
+    """The cuts of input `i`, among the marks that arrived at the output."""
     pairs = [item for item in found if isinstance(item, tuple)]
     return tuple(sorted(cut for index, cut in pairs if index == i))
 
 
-def _cut(reason, eqn, indices):
-    """Mark what ends here, once: what was cut before stays as it is."""
+def _mark_cut(reason, eqn, indices):
+    """Replace each index of an input by `(index, cut)`; what was cut before stays."""
     cut = Cut(reason, source_line(eqn) if eqn is not None else "")
     return frozenset(i if isinstance(i, tuple) else (i, cut) for i in indices)
 

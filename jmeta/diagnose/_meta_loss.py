@@ -1,4 +1,4 @@
-"""The meta-loss of an adjoint, as a user's `make` gives it."""
+"""Checks of the meta-loss that a user's `make(adjoint)` gives."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,33 +14,36 @@ _USE = "Pass `lambda adjoint: meta_loss`, whose loop takes the adjoint."
 
 
 def check_make(make: Any) -> None:
-    """`make` is a function of an adjoint."""
+    """Refuse a `make` that is no function of an adjoint."""
     validate.function("make", make, use=_USE)
     validate.takes("make", make, "adjoint")
 
 
-def checked(meta_loss: Any, *args: Any) -> Callable[..., Any]:
-    """What `make` gave, which must be a function of these arguments.
+def checked_meta_loss(meta_loss: Any, *args: Any) -> Callable[..., Any]:
+    """Refuse a meta-loss that does not take these arguments.
 
     Args:
-        meta_loss: What it gave.
-        *args: What it is going to be called with.
+        meta_loss: The result of `make(adjoint)`.
+        *args: The arguments with which it will be called.
 
     Returns:
-        The same function; it raises `NotAScalar` unless it gives a scalar.
+        The meta-loss as a function that raises `NotAScalar` where it gives no scalar.
+
+    Raises:
+        TypeError: `meta_loss` is no function of these arguments.
     """
     if not callable(meta_loss):
         got = validate.kind(meta_loss)
         raise TypeError(f"`make` must give the meta-loss; got {got}. {_USE}")
     validate.takes("make(adjoint)", meta_loss, *args)
-    return lambda *args: _scalar(meta_loss(*args))
+    return lambda *args: _checked_scalar(meta_loss(*args))
 
 
 class NotAScalar(Exception):
     """The meta-loss gives no floating-point scalar; the message says what to do."""
 
 
-def _scalar(loss):
+def _checked_scalar(loss):
     is_array = isinstance(loss, jax.Array | np.ndarray | np.generic | float)
     if not is_array or jnp.shape(loss) or not is_float(loss):
         got = jax.typeof(loss) if is_array else validate.kind(loss)

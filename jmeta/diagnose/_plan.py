@@ -1,4 +1,4 @@
-"""What each way to differentiate costs, from the compiler, before anything runs."""
+"""Ask the compiler what each way to differentiate costs, before anything runs."""
 
 import dataclasses
 import statistics
@@ -12,7 +12,7 @@ from jmeta._core import validate
 from jmeta._jaxpr.notes import notes
 from jmeta._jaxpr.operations import count_operations
 from jmeta.adjoint import Adjoint, ForwardMode, Unroll
-from jmeta.diagnose._meta_loss import NotAScalar, check_make, checked
+from jmeta.diagnose._meta_loss import NotAScalar, check_make, checked_meta_loss
 
 ADJOINTS: tuple[Adjoint, ...] = (
     Unroll(),
@@ -24,25 +24,25 @@ ADJOINTS: tuple[Adjoint, ...] = (
 )
 """The exact ways to differentiate any loop, which `plan` compares by default."""
 
-BYTE = 50
-"""Operations that a machine does while it stores a byte and fetches it again.
+OPERATIONS_PER_BYTE = 50
+"""How many operations a machine does while it stores a byte and fetches it again.
 
-About 50 on a CPU core with fresh pages and 25 on a large GPU.
+About 50 on a CPU core with freshly allocated pages and 25 on a large GPU.
 """
 
 
 class Candidate(NamedTuple):
-    """What one way to differentiate costs; None where it could not be found out.
+    """What one way to differentiate costs; None where that is not known.
 
     Attributes:
-        adjoint: The candidate.
-        temp_bytes: Temporary memory of the compiled function, beside its arguments and
-            results; the compiler's own figure.
-        operations: Arithmetic operations of one call, loops counted out.
-        compile_seconds: Time to trace, lower and compile.
-        run_seconds: Median time of a call, when measured.
-        reason: Why it cannot be used, empty when it can.
-        notes: What it does otherwise than its settings say, and why.
+        adjoint: The way to differentiate.
+        temp_bytes: Temporary memory of the compiled function in bytes, without its
+            arguments and results, as the compiler reports it.
+        operations: Arithmetic operations of one call, with every pass of its loops.
+        compile_seconds: Time to trace, lower and compile, in seconds.
+        run_seconds: Median time of a call in seconds, when measured.
+        reason: Why it cannot be used; empty when it can.
+        notes: Where a loop departs from its settings, and why.
     """
 
     adjoint: Any
@@ -55,36 +55,36 @@ class Candidate(NamedTuple):
 
     @property
     def work(self) -> float | None:
-        """Operations, with each byte of temporary memory as `BYTE` of them."""
+        """Operations, plus `OPERATIONS_PER_BYTE` for each byte of temporary memory."""
         if self.operations is None or self.temp_bytes is None:
             return None
-        return self.operations + BYTE * self.temp_bytes
+        return self.operations + OPERATIONS_PER_BYTE * self.temp_bytes
 
 
 class Plan(NamedTuple):
-    """The candidates, in the order given; print it for a table.
+    """What each candidate costs; printing it gives a table.
 
     Attributes:
-        candidates: A row for each adjoint.
-        budget_bytes: The memory that was allowed, None for any.
+        candidates: A row for each adjoint, in the order given.
+        budget_bytes: The temporary memory that is allowed in bytes, None for any.
     """
 
     candidates: tuple[Candidate, ...]
     budget_bytes: float | None
 
     def fits(self, candidate: Candidate) -> bool:
-        """Whether a candidate compiles and keeps within the budget."""
+        """Whether a candidate compiles and stays within the budget."""
         if candidate.temp_bytes is None:
             return False
         return self.budget_bytes is None or candidate.temp_bytes <= self.budget_bytes
 
     @property
     def best(self) -> Candidate:
-        """The cheapest that fits: least time where measured, else least work.
+        """The cheapest candidate that fits, by time where measured, else by `work`.
 
         A loop that stores everything does the fewest operations and yet is seldom the
-        fastest, so `work` counts bytes too. It says which is cheap, not how many
-        milliseconds; measure for those.
+        fastest, so `work` counts bytes too. It ranks the candidates; to know their
+        times, pass `measure=True`.
 
         Raises:
             ValueError: No candidate fits.
@@ -108,10 +108,10 @@ class Plan(NamedTuple):
                 [
                     "*" if c is best else "",
                     adjoint_name(c.adjoint),
-                    _scaled(c.temp_bytes, "B"),
-                    _scaled(c.operations, ""),
-                    _scaled(c.compile_seconds, "s"),
-                    _scaled(c.run_seconds, "s"),
+                    _with_prefix(c.temp_bytes, "B"),
+                    _with_prefix(c.operations, ""),
+                    _with_prefix(c.compile_seconds, "s"),
+                    _with_prefix(c.run_seconds, "s"),
                     note,
                 ]
             )
@@ -135,24 +135,26 @@ def plan(
 ) -> Plan:
     """Compare ways to differentiate a meta-loss before running any.
 
-    Compiles the gradient of `make(adjoint)` for each adjoint and reads off what it will
-    need. Nothing is run and no array of its size is made, so it answers for a job that
-    is too big for the machine. Only `measure` runs: the candidates that fit, in turns,
-    so that a change of the machine's load meets them all.
+    Compiles the gradient of `make(adjoint)` for each adjoint and asks the compiler what
+    it needs. Nothing runs and no array is allocated, so this works for a job that is
+    too big for the machine. With `measure=True` the candidates that fit do run, in
+    turns, so that a change of the machine's load affects all of them.
 
     Args:
         make: `adjoint -> meta_loss`, the scalar function itself and not its gradient;
-            it hands `adjoint` on to `inner_loop`. `check_hypergrad` takes the same.
-        *args: What the meta-loss is called with; a `jax.ShapeDtypeStruct` will do for
-            an array unless it is measured.
-        argnums: Which of these it is differentiated by, as in `jax.grad`.
-        budget_bytes: Most temporary memory, in bytes.
-        adjoints: The candidates. One that raises, when traced or compiled, is a row
-            with the reason.
-        measure: Also run the candidates that fit, to choose by time.
+            it hands `adjoint` on to `inner_loop`. `check_hypergrad` takes the same
+            function.
+        *args: Pytrees of arrays with which the meta-loss is called. Without `measure` a
+            `jax.ShapeDtypeStruct` can stand for an array.
+        argnums: Place, or places, of the arguments by which the meta-loss is
+            differentiated, counted from 0.
+        budget_bytes: Largest temporary memory that is allowed, in bytes; None for any.
+        adjoints: The candidates. A candidate that raises when it is traced or compiled
+            becomes a row with the reason.
+        measure: Also run the candidates that fit, so that the best is chosen by time.
 
     Returns:
-        A table, with `.best.adjoint` for use in `make`.
+        A table; `.best.adjoint` is the one to use in `make`.
 
     Raises:
         TypeError: An argument of the wrong kind, or `make(adjoint)` is no function.
@@ -172,9 +174,10 @@ def plan(
         True
 
     Note:
-        Memory on CPU and on an accelerator differ: plan on the machine's own kind.
+        Memory on CPU and on an accelerator differ: plan on the kind of device on which
+        the job will run.
     """
-    adjoints = _check(make, args, argnums, budget_bytes, adjoints, measure)
+    adjoints = _check_arguments(make, args, argnums, budget_bytes, adjoints, measure)
     if measure and any(
         isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(args)
     ):
@@ -186,8 +189,8 @@ def plan(
     table = Plan(tuple(row for row, _ in compiled), budget_bytes)
     if not measure:
         return table
-    running = {i: run for i, (row, run) in enumerate(compiled) if table.fits(row)}
-    seconds = _measure(running, args)
+    functions = {i: fun for i, (row, fun) in enumerate(compiled) if table.fits(row)}
+    seconds = _median_seconds(functions, args)
     return table._replace(
         candidates=tuple(
             row._replace(run_seconds=seconds.get(i))
@@ -196,7 +199,10 @@ def plan(
     )
 
 
-def _check(make, args, argnums, budget_bytes, adjoints, measure) -> tuple[Adjoint, ...]:
+def _check_arguments(
+    make, args, argnums, budget_bytes, adjoints, measure
+) -> tuple[Adjoint, ...]:
+    """Refuse arguments that `plan` cannot use; return the adjoints as a tuple."""
     check_make(make)
     validate.traceable("args", args)
     for place in argnums if isinstance(argnums, Sequence) else (argnums,):
@@ -218,7 +224,7 @@ def _check(make, args, argnums, budget_bytes, adjoints, measure) -> tuple[Adjoin
 
 
 def adjoint_name(adjoint: Any) -> str:
-    """An adjoint as it is written, without the settings that are the default's."""
+    """An adjoint as one writes it, without the settings that have their default."""
     if not dataclasses.is_dataclass(adjoint) or isinstance(adjoint, type):
         return str(adjoint)
     settings = [
@@ -230,19 +236,20 @@ def adjoint_name(adjoint: Any) -> str:
 
 
 def _compile(make, adjoint, args, argnums):
+    """A candidate's row and its compiled gradient, None where it does not compile."""
     start = time.perf_counter()
     try:
         meta_loss = make(adjoint)
     except Exception as error:  # whatever a candidate raises is its reason
-        return _failed(adjoint, error), None
-    gradient = jax.jit(jax.grad(checked(meta_loss, *args), argnums))
+        return _failed_candidate(adjoint, error), None
+    gradient = jax.jit(jax.grad(checked_meta_loss(meta_loss, *args), argnums))
     try:
         traced = gradient.trace(*args)
         compiled = traced.lower().compile()
     except NotAScalar as error:
         raise ValueError(str(error)) from None
-    except Exception as error:  # likewise
-        return _failed(adjoint, error), None
+    except Exception as error:  # the reason of a candidate that fails when traced
+        return _failed_candidate(adjoint, error), None
     seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
     if memory is None:
@@ -257,31 +264,32 @@ def _compile(make, adjoint, args, argnums):
     return row, compiled
 
 
-def _failed(adjoint, error):
+def _failed_candidate(adjoint, error):
     text = str(error).strip().split("\n")[0]
     return Candidate(adjoint, reason=f"{type(error).__name__}: {text}")
 
 
-def _measure(running, args, rounds=5):
-    """The median time of each, from rounds in which every one takes its turn."""
-    times = {i: [] for i in running}
+def _median_seconds(functions, args, rounds=5):
+    """The median time of each function, each called once in every round."""
+    times = {i: [] for i in functions}
     for turn in range(rounds + 1):
-        for i, run in running.items():
+        for i, function in functions.items():
             start = time.perf_counter()
-            jax.block_until_ready(run(*args))
-            if turn:  # the first is a warm-up
+            jax.block_until_ready(function(*args))
+            if turn:  # The first round is a warm-up.
                 times[i].append(time.perf_counter() - start)
     return {i: statistics.median(t) for i, t in times.items()}
 
 
 def _cost(candidate):
+    """Seconds where they were measured, else work; both are to be small."""
     if candidate.run_seconds is not None:
         return candidate.run_seconds
     return candidate.work
 
 
-def _scaled(number, unit):
-    """Three digits and a prefix, such as `1.25 MB`."""
+def _with_prefix(number, unit):
+    """A number with three digits and a prefix, such as `1.25 MB`."""
     if number is None:
         return "-"
     for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, "")):

@@ -16,26 +16,27 @@ def unused_parameters(
 ) -> frozenset[Path]:
     """Find the parameters that an objective does not depend on, to leave them out.
 
-    torch skips a parameter without gradient wholly. In JAX its gradient is zeros, on
-    which weight decay and momentum still act. Training without it gives torch's
-    numbers:
+    torch skips a parameter that has no gradient. In JAX the gradient of such a
+    parameter is zeros, on which weight decay and momentum still act. Training without
+    the parameter gives torch's numbers:
 
         unused = jmeta.unused_parameters(objective, params, batch)
         jmeta.inner_loop(..., trainable=lambda path: path not in unused)
 
     The objective is traced, not run. A parameter counts as used when a path of
-    floating-point values leads from it to the loss that no `stop_gradient` cuts, also
-    one along which the gradient happens to be 0. Where a function has a derivative rule
-    of its own (`jax.custom_jvp`, `jax.custom_vjp`), the rule counts: a spike with a
-    surrogate gradient uses its parameters.
+    floating-point values leads from it to the loss and no `stop_gradient` cuts that
+    path, even if the gradient along it happens to be 0. Where a function has a
+    derivative rule of its own (`jax.custom_jvp`, `jax.custom_vjp`), the rule decides: a
+    spike with a surrogate gradient uses its parameters.
 
     Args:
         objective: `objective(params, *batch)`, the scalar loss.
         params: The parameters, a pytree of arrays or `jax.ShapeDtypeStruct`s.
-        *batch: What else the objective takes, likewise.
+        *batch: The further arguments of the objective, pytrees of arrays or
+            `jax.ShapeDtypeStruct`s.
 
     Returns:
-        Paths such as `("head", "kernel")`.
+        The paths of the unused parameters, such as `("head", "kernel")`.
 
     Raises:
         TypeError: An argument of the wrong kind.
