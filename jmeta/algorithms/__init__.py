@@ -1,9 +1,9 @@
 """Meta-learning algorithms: each builds the loss of one task, a few lines on the loop.
 
 Every builder gives a pure `task_loss(meta_params, task, key=None) -> (loss, aux)`, with
-`aux` an `Adapted`: for `task_value_and_grad`, for `task_map`, for any outer optimizer.
-To evaluate with another number of steps, build with that number. `adapted` builds one
-from any two objectives, without outputs and targets.
+`aux` an `Adapted`. `task_value_and_grad` and `task_map` take such a loss. To evaluate
+with another number of steps, build another loss with that number. `adapted` builds a
+loss from any two objectives, which need no outputs and targets.
 """
 
 from jmeta.algorithms._adapted import adapted as adapted

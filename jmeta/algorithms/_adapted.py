@@ -1,4 +1,4 @@
-"""Adaptation by any objective."""
+"""A task loss from any two objectives."""
 
 import functools
 import inspect
@@ -29,38 +29,43 @@ def adapted(
     has_aux: bool = False,
     adjoint: Adjoint = Unroll(),  # noqa: B008 (frozen, without state)
 ) -> TaskLoss:
-    """Adapt by any objective and judge by any other: in reinforcement learning, say.
+    """Adapt by any objective and evaluate by any other, as in reinforcement learning.
 
     The other algorithms compare outputs with targets. Here both losses are functions of
-    the parameters and of the task, which may be anything: a level and its keys, a loss
-    that is learned, an energy.
+    the parameters and of the task, and the task may be anything, such as a level of a
+    game with its keys. The losses may be learned, or be energies.
 
         params = init(meta_params, task)                      or meta_params themselves
         params <- tx on objective(params, task)               `steps` times
         loss   = outer(params, task)                          or the objective again
 
     Args:
-        objective: `objective(params, task) -> loss`, a scalar. It gets the key of the
-            step if it has a parameter `key`, and the meta-parameters if it has one
-            `meta_params`: a loss or a discount that is learned.
+        objective: `objective(params, task) -> loss`, the scalar that the inner loop
+            minimises. It gets the key of the step if it has a parameter `key`, and the
+            meta-parameters, for a learned loss or discount, if it has a parameter
+            `meta_params`.
         tx: The inner optimizer, any optax transform.
-        steps: Inner steps, from 0.
-        outer: As `objective`, for the parameters after the last step.
-        init: `init(meta_params, task) -> params`, the first parameters, where they are
-            not all of the meta-parameters: a part of them, or the task's own.
+        steps: Number of inner steps, from 0.
+        outer: `outer(params, task) -> loss`, the scalar meta-loss of the parameters
+            after the last step, with the same two optional parameters. Default
+            `objective`.
+        init: `init(meta_params, task) -> params`, the first parameters. Default all of
+            the meta-parameters; pass it to take only a part of them, or to compute the
+            parameters from the task.
         hyperparams: `hyperparams(meta_params) -> {name: value}`, the settings of `tx`
-            that are learned, as `inner_loop` takes them.
-        has_aux: `outer` gives `(loss, aux)`, and aux is `outputs` of the result.
+            that are learned, in a form that `inner_loop` takes.
+        has_aux: Whether `outer` gives `(loss, aux)`; aux becomes `outputs` of the
+            result.
         adjoint: How the loop is differentiated.
 
     Returns:
         `task_loss(meta_params, task, key=None) -> (loss, Adapted)`. Step t of the loop
-        has `fold_in(key, t)`, the outer loss `fold_in(key, steps)`.
+        gets `fold_in(key, t)`, the outer loss `fold_in(key, steps)`.
 
     Raises:
-        TypeError: An argument of the wrong kind; a function that takes or gives
+        TypeError: An argument of the wrong kind, or a function that takes or gives
             something else.
-        ValueError: A loss that is no scalar, or does not depend on the parameters.
+        ValueError: A loss is no scalar, or does not depend on the parameters.
 
     Example:
         >>> import jax, jax.numpy as jnp, jmeta
@@ -96,9 +101,12 @@ def adapted(
             " a loss alone. Pass a function that gives `(loss, aux)`."
         )
     validate.adjoint("adjoint", adjoint)
-    inner_call = _with_meta("objective", objective)
-    outer_call = _with_meta("outer", outer) if outer is not None else inner_call
-    judged = "objective" if outer is None else "outer"
+    inner_objective = _with_optional_arguments("objective", objective)
+    if outer is None:
+        outer_name, outer_objective = "objective", inner_objective
+    else:
+        outer_name = "outer"
+        outer_objective = _with_optional_arguments(outer_name, outer)
 
     def task_loss(
         meta_params: PyTree, task: Any, key: Key | None = None
@@ -106,7 +114,7 @@ def adapted(
         _checks.key(key)
 
         def inner(params: PyTree, key: Key | None = None) -> jax.Array:
-            loss = inner_call(params, meta_params, task, key)
+            loss = inner_objective(params, meta_params, task, key)
             _checks.scalar("objective", loss)
             return loss
 
@@ -115,10 +123,10 @@ def adapted(
             {} if hyperparams is None else {"hyperparams": hyperparams(meta_params)}
         )
         run = inner_loop(inner, start, tx, steps, key=key, adjoint=adjoint, **options)
-        last = None if key is None else jax.random.fold_in(key, steps)
-        result = outer_call(run.params, meta_params, task, last)
-        loss, aux = _split(judged, result) if has_aux else (result, None)
-        _checks.scalar(judged, loss)
+        outer_key = None if key is None else jax.random.fold_in(key, steps)
+        result = outer_objective(run.params, meta_params, task, outer_key)
+        loss, aux = _loss_and_aux(outer_name, result) if has_aux else (result, None)
+        _checks.scalar(outer_name, loss)
         return loss, Adapted(aux, run.losses, run.residual)
 
     return task_loss
@@ -131,8 +139,13 @@ _USES = {
 }
 
 
-def _with_meta(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of everything that `function` may ask for by name."""
+def _with_optional_arguments(
+    name: str, function: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Wrap a user's function so that it takes a key and meta-parameters in any case.
+
+    The user's function gets each of the two only if it has a parameter of that name.
+    """
     takes_meta = "meta_params" in inspect.signature(function).parameters
 
     def call(params: PyTree, meta_params: PyTree, task: Any, key: Key | None) -> Any:
@@ -143,7 +156,7 @@ def _with_meta(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _split(name: str, result: Any) -> tuple[Any, Any]:
+def _loss_and_aux(name: str, result: Any) -> tuple[Any, Any]:
     if not isinstance(result, tuple | list) or len(result) != 2:
         raise TypeError(
             f"`{name}` must give `(loss, aux)` with `has_aux=True`; got"

@@ -1,4 +1,4 @@
-"""Almost no inner loop."""
+"""Almost no inner loop (ANIL)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ import optax
 from jmeta._core import validate
 from jmeta._core.typing import Key, Path, PyTree
 from jmeta.adjoint import Adjoint, Unroll
-from jmeta.algorithms._base import Adapted, TaskLoss, check_task, learner
+from jmeta.algorithms._base import Adapted, TaskLoss, check_task, make_learner
 from jmeta.tasks import Task
 
 
@@ -22,28 +22,29 @@ def anil(
     trainable: Callable[[Path], bool],
     adjoint: Adjoint = Unroll(),  # noqa: B008 (frozen, without state)
 ) -> TaskLoss:
-    """ANIL: MAML whose inner loop adapts the head, or any other part, alone.
+    """ANIL: MAML whose inner loop adapts only the head, or any other part.
 
         head' <- head' - lr grad_head L_support(body, head')     `steps` times
         loss  = L_query(body, head')
 
-    Body and head are both meta-learned. Low-rank factors beside frozen weights (LoRA)
-    are another part to adapt.
+    Body and head are both meta-learned. Another part to adapt is low-rank factors
+    beside frozen weights (LoRA).
 
     Args:
-        apply_fn: As in `maml`, and so are `tx`, `steps`, `loss_fn` and `adjoint`.
-        tx: See `apply_fn`.
-        steps: See `apply_fn`.
-        loss_fn: See `apply_fn`.
-        trainable: Says by its path, such as `("head", "kernel")`, whether a parameter
-            is adapted.
-        adjoint: See `apply_fn`.
+        apply_fn: `apply_fn(params, inputs[, key=])`, which gives outputs. Make it of a
+            module by `make_functional(module, state=False)`.
+        tx: The inner optimizer, any optax transform.
+        steps: Number of inner steps, from 0.
+        loss_fn: `loss_fn(outputs, targets)`, a scalar; used on support and query set.
+        trainable: `trainable(path) -> bool`, whether the inner loop adapts the
+            parameter at a path such as `("head", "kernel")`.
+        adjoint: How the loop is differentiated.
 
     Returns:
         `task_loss(params, task, key=None) -> (loss, Adapted)`.
 
     Raises:
-        TypeError: As `maml`.
+        TypeError: An argument of the wrong kind, or a task that is no `jmeta.Task`.
         ValueError: `trainable` leaves no parameter to adapt.
 
     Example:
@@ -62,7 +63,7 @@ def anil(
         Raghu et al. (2020), Rapid learning or feature reuse? Towards understanding the
         effectiveness of MAML, arXiv:1909.09157.
     """
-    model = learner(apply_fn, tx, steps, loss_fn)
+    model = make_learner(apply_fn, tx, steps, loss_fn)
     validate.adjoint("adjoint", adjoint)
     use = "Pass `lambda path: path[0] == 'head'` or the like."
     validate.function("trainable", trainable, use=use)
@@ -72,7 +73,7 @@ def anil(
     ) -> tuple[jax.Array, Adapted]:
         check_task(task, key)
         run = model.adapt(params, task, key, trainable=trainable, adjoint=adjoint)
-        loss, outputs = model.judge(run.params, task, key)
+        loss, outputs = model.query_loss(run.params, task, key)
         return loss, Adapted(outputs, run.losses)
 
     return task_loss

@@ -1,4 +1,4 @@
-"""What the algorithms share: adaptation to a task, its judgement, their checks."""
+"""What the algorithms share: adapting to a task, the query loss, their checks."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,17 +15,18 @@ from jmeta.algorithms import _checks
 from jmeta.tasks import Task
 
 TaskLoss = Callable[..., tuple[jax.Array, "Adapted"]]
-"""`(meta_params, task, key=None) -> (loss, aux)`, pure."""
+"""A pure function `(meta_params, task, key=None) -> (loss, aux)`."""
 
 
 class Adapted(NamedTuple):
-    """What adapting to a task gave, beside the meta-loss.
+    """What adapting to a task gives besides the meta-loss.
 
     Attributes:
-        outputs: Predictions on the query inputs by the adapted parameters.
+        outputs: Predictions on the query inputs by the adapted parameters. For
+            `adapted` the aux of its outer loss.
         losses: The support loss before each step, shape `[steps]`.
-        residual: For `imaml` the norm of the inner gradient at the end, which says how
-            well the loop converged; else None.
+        residual: For an implicit adjoint, as in `imaml`, how far the loop is from a
+            solution at the end (for `imaml` the norm of the inner gradient); else None.
     """
 
     outputs: PyTree
@@ -34,13 +35,13 @@ class Adapted(NamedTuple):
 
 
 class Learner(NamedTuple):
-    """A model with its inner optimizer, checked by `learner`.
+    """A model with its inner optimizer, as `make_learner` checks and makes it.
 
     Attributes:
         apply_fn: `(params, *inputs, key=None) -> outputs`.
         tx: The inner optimizer.
-        steps: Inner steps.
-        loss_fn: `(outputs, targets) -> loss`.
+        steps: Number of inner steps.
+        loss_fn: `(outputs, targets) -> loss`, a scalar.
     """
 
     apply_fn: Callable[..., Any]
@@ -53,29 +54,30 @@ class Learner(NamedTuple):
         options |= {"loss_fn": self.loss_fn, "batch": task.support, "key": key}
         return inner_loop(self.apply_fn, params, self.tx, self.steps, **options)
 
-    def judge(
+    def query_loss(
         self, params: PyTree, task: Task, key: Key | None
     ) -> tuple[jax.Array, PyTree]:
-        """Loss and outputs on the query set, whose key is `fold_in(key, steps)`."""
+        """Compute loss and outputs on the query set."""
         inputs, targets = task.query
         outputs = self.apply_fn(params, inputs, key=self.query_key(key))
         return self.loss_fn(outputs, targets), outputs
 
     def query_key(self, key: Key | None) -> Key | None:
-        """The key after those of the steps."""
+        """The key for the query set, the next one after those of the steps."""
         return None if key is None else jax.random.fold_in(key, self.steps)
 
 
-def learner(
+def make_learner(
     apply_fn: Callable[..., Any],
     tx: optax.GradientTransformation,
     steps: int,
     loss_fn: Callable[..., Any],
 ) -> Learner:
-    """Refuse what no algorithm can use, and drop keys that `apply_fn` does not take.
+    """Check what every algorithm takes, and put it together.
 
-    A caller that draws keys, such as a training loop, gives one to every task loss;
-    a model without randomness need not take it.
+    A caller that draws keys, such as a training loop, gives one to every task loss. A
+    model without randomness need not take it: `apply_fn` gets a key only if it has a
+    parameter `key`.
     """
     _checks.apply_fn(apply_fn)
     validate.transform("tx", tx)
@@ -87,7 +89,7 @@ def learner(
 
 
 def check_task(task: Any, key: Any) -> None:
-    """Refuse what is no `Task`, and what is no key."""
+    """Refuse a task that is no `Task` of pairs, and a key that is none."""
     _checks.key(key)
     must = "`jmeta.Task(support=(x, y), query=(x, y))`"
     validate.instance("task", task, Task, must)
@@ -100,7 +102,7 @@ def check_task(task: Any, key: Any) -> None:
 
 
 def check_params(meta_params: Any, kind: type, maker: str) -> None:
-    """Refuse meta-parameters that lack what is learned beside the weights."""
+    """Refuse meta-parameters that lack what is learned besides the weights."""
     if not isinstance(meta_params, kind):
         raise TypeError(
             f"`meta_params` must be `{kind.__name__}`; got a"

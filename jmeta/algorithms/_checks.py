@@ -1,4 +1,4 @@
-"""What the algorithms refuse, and what to pass instead."""
+"""Checks of what the algorithms are given; each message says what to pass instead."""
 
 import inspect
 from collections.abc import Callable
@@ -11,13 +11,13 @@ from flax import linen, nnx
 from jmeta._core import validate
 from jmeta._core.libraries import library
 
-_SPLIT = (
+_USE_MAKE_FUNCTIONAL = (
     "Split it first: `apply_fn, params = jmeta.make_functional(module, state=False)`."
 )
 
 
 def apply_fn(value: Any) -> None:
-    """A pure function, and no module, though a module can be called."""
+    """Refuse anything but a pure function, also a module that can be called."""
     is_flax = isinstance(value, nnx.Module | linen.Module)
     origin = library(value)
     is_module = is_flax or origin == "torch"
@@ -25,19 +25,21 @@ def apply_fn(value: Any) -> None:
     if is_module or origin == "haiku":
         raise TypeError(
             "`apply_fn` must be a pure function `apply_fn(params, inputs)`; got the"
-            f" module {validate.kind(value)}. {_SPLIT}"
+            f" module {validate.kind(value)}. {_USE_MAKE_FUNCTIONAL}"
         )
-    validate.function("apply_fn", value, use=_SPLIT.replace("it", "a module", 1))
+    validate.function(
+        "apply_fn", value, use=_USE_MAKE_FUNCTIONAL.replace("it", "a module", 1)
+    )
 
 
 def key(value: Any) -> None:
-    """A PRNG key, or None for a model without randomness."""
+    """Refuse anything but a PRNG key, or None for a model without randomness."""
     if value is not None:
         validate.key("key", value)
 
 
 def checked_loss(name: str, loss_fn: Callable[..., Any]) -> Callable[..., jax.Array]:
-    """The same function, held to give a scalar of outputs that it can take."""
+    """Wrap a loss function so that a wrong result is refused with what to do."""
 
     def loss(outputs: Any, targets: Any) -> jax.Array:
         try:
@@ -58,7 +60,7 @@ def checked_loss(name: str, loss_fn: Callable[..., Any]) -> Callable[..., jax.Ar
 
 
 def scalar(name: str, loss: Any) -> None:
-    """What a user's function gave is a loss that has a derivative."""
+    """Refuse a result of a user's function that is no floating-point scalar."""
     if isinstance(loss, tuple | list | dict) or not hasattr(loss, "shape"):
         raise TypeError(
             f"`{name}` must give a scalar, a JAX array; got {validate.kind(loss)}."

@@ -1,4 +1,4 @@
-"""Model-agnostic meta-learning."""
+"""Model-agnostic meta-learning (MAML)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ import optax
 from jmeta._core import validate
 from jmeta._core.typing import Key, PyTree
 from jmeta.adjoint import Adjoint, Unroll
-from jmeta.algorithms._base import Adapted, TaskLoss, check_task, learner
+from jmeta.algorithms._base import Adapted, TaskLoss, check_task, make_learner
 from jmeta.tasks import Task
 
 
@@ -28,16 +28,19 @@ def maml(
         loss    = L_query(adapted)
 
     Args:
-        apply_fn: `apply_fn(params, inputs[, key=])` gives outputs. With BatchNorm make
-            it by `make_functional(model, state=False)`: batches' own statistics.
+        apply_fn: `apply_fn(params, inputs[, key=])`, which gives outputs. Make it of a
+            module by `make_functional(module, state=False)`; BatchNorm then uses the
+            statistics of each batch.
         tx: The inner optimizer, any optax transform.
-        steps: Inner steps, from 0. To evaluate with another number build another loss.
-        loss_fn: `loss_fn(outputs, targets)`, a scalar.
+        steps: Number of inner steps, from 0. To evaluate with another number, build
+            another loss.
+        loss_fn: `loss_fn(outputs, targets)`, a scalar; used on support and query set.
         adjoint: How the loop is differentiated; `Unroll(order=1)` is first-order MAML.
 
     Returns:
-        `task_loss(params, task, key=None) -> (loss, Adapted)`. Step t of the loop has
-        `fold_in(key, t)`, the query `fold_in(key, steps)`, where `apply_fn` takes keys.
+        `task_loss(params, task, key=None) -> (loss, Adapted)`. If `apply_fn` takes a
+        key, step t of the loop gets `fold_in(key, t)` and the query set
+        `fold_in(key, steps)`.
 
     Raises:
         TypeError: An argument of the wrong kind, or a task that is no `jmeta.Task`.
@@ -57,7 +60,7 @@ def maml(
         Finn et al. (2017), Model-agnostic meta-learning for fast adaptation of deep
         networks, arXiv:1703.03400.
     """
-    model = learner(apply_fn, tx, steps, loss_fn)
+    model = make_learner(apply_fn, tx, steps, loss_fn)
     validate.adjoint("adjoint", adjoint)
 
     def task_loss(
@@ -65,7 +68,7 @@ def maml(
     ) -> tuple[jax.Array, Adapted]:
         check_task(task, key)
         run = model.adapt(params, task, key, adjoint=adjoint)
-        loss, outputs = model.judge(run.params, task, key)
+        loss, outputs = model.query_loss(run.params, task, key)
         return loss, Adapted(outputs, run.losses)
 
     return task_loss

@@ -1,4 +1,4 @@
-"""MAML++: what makes MAML's training steady."""
+"""MAML++: MAML with changes that make its training stable."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from jmeta.algorithms._base import (
     TaskLoss,
     check_params,
     check_task,
-    learner,
+    make_learner,
 )
 from jmeta.tasks import Task
 
@@ -43,13 +43,17 @@ class MAMLPlusPlusParams(NamedTuple):
 def maml_plus_plus_params(
     params: PyTree, steps: int, lr: ArrayLike = 0.01, state: PyTree = None
 ) -> MAMLPlusPlusParams:
-    """MAML++'s first meta-parameters: the same rate and statistics for every step.
+    """Make MAML++'s first meta-parameters: one rate and statistics for all steps.
 
     Args:
-        params: Initial weights.
-        steps: Inner steps to have rates and statistics for.
-        lr: Initial rate, a scalar.
-        state: The third of what `make_functional(model)` gives for a BatchNorm model.
+        params: Initial weights, a pytree of float arrays.
+        steps: Number of inner steps that get rates and statistics of their own.
+        lr: Initial learning rate of every layer and step, a scalar.
+        state: BatchNorm's running statistics, the third result of
+            `make_functional(model)`; None for a model without them.
+
+    Returns:
+        The weights, rates of shape `[steps]`, and statistics with leading axis `steps`.
 
     Raises:
         TypeError: An argument of the wrong kind.
@@ -72,22 +76,23 @@ def maml_plus_plus_params(
 
 
 def msl_weights(steps: int, epoch: ArrayLike, epochs: int) -> jax.Array:
-    """The paper's annealed weights of the loss after each step, for `step_weights`.
+    """Compute the paper's annealed weights of the loss after each step.
 
-    Equal at epoch 0; then those of early steps go down linearly (to no less than 0.03
-    of where they began) in favour of the last, which is alone from `epochs` on.
+    Pass them to `maml_plus_plus` as `step_weights`. At epoch 0 all are equal. Then
+    those of the early steps fall linearly, to no less than 0.03 of their first value,
+    and that of the last step rises. From epoch `epochs` on only the last is not 0.
 
     Args:
-        steps: Inner steps.
-        epoch: Epoch from 0, may be traced.
-        epochs: Epochs with a multi-step loss.
+        steps: Number of inner steps.
+        epoch: The current epoch, from 0; may be traced.
+        epochs: Number of epochs with a multi-step loss.
 
     Returns:
-        Shape `[steps]`, of sum 1.
+        Weights of sum 1, shape `[steps]`.
 
     Raises:
-        TypeError: `steps` or `epochs` that are no Python integers.
-        ValueError: One of them below 1, or `epoch` below 0.
+        TypeError: `steps` or `epochs` is no Python integer.
+        ValueError: `steps` or `epochs` is below 1, or `epoch` below 0.
 
     Example:
         >>> [msl_weights(4, epoch, epochs=2).tolist() for epoch in (0, 1, 2)]
@@ -117,24 +122,30 @@ def maml_plus_plus(
         loss      = sum_t step_weights_t L_query(theta_t+1; statistics_t)
 
     Args:
-        apply_fn: As in `maml`, and so is `loss_fn`. If the meta-parameters have
-            statistics: `(params, state, inputs) -> (outputs, new_state)`.
-        tx: As in `meta_sgd`, `jmeta.optim.sgd()` in the paper.
-        steps: Inner steps. Those beyond the learned rates repeat the last.
-        loss_fn: See `apply_fn`.
-        step_weights: Of the query loss after each step, shape `[steps]`, see
-            `msl_weights`; may be traced. Default: the loss after the last alone.
-        adjoint: For early epochs build another loss with `Unroll(order=1)`.
+        apply_fn: `apply_fn(params, inputs[, key=])`, which gives outputs. If the
+            meta-parameters have statistics, `apply_fn(params, state, inputs[, key=])`,
+            which gives `(outputs, new_state)`.
+        tx: An optimizer with a setting `lr`, whose own value is not used: the paper's
+            `jmeta.optim.sgd()`, or any other of `jmeta.optim`.
+        steps: Number of inner steps, from 0. Steps beyond those with learned rates
+            use the last rates.
+        loss_fn: `loss_fn(outputs, targets)`, a scalar; used on support and query set.
+        step_weights: Weights of the query loss after each step, shape `[steps]`, such
+            as `msl_weights` gives; may be traced. Default: only the loss after the last
+            step counts.
+        adjoint: How the loop is differentiated. For the paper's first-order early
+            epochs build another loss with `Unroll(order=1)`.
 
     Returns:
-        `task_loss(meta_params, task, key=None) -> (loss, Adapted)` of
-        `MAMLPlusPlusParams`. The gradient of `state` is old statistics minus new, which
-        add nothing to the loss: outer SGD with rate 1 for this part (`optax.partition`)
-        takes the running average as BatchNorm does.
+        `task_loss(meta_params, task, key=None) -> (loss, Adapted)`. The meta-parameters
+        are a `MAMLPlusPlusParams`. The statistics add nothing to the loss, but the
+        gradient by `state` is the old statistics minus the new ones. So outer SGD with
+        rate 1 for this part (by `optax.partition`) updates them as BatchNorm does.
 
     Raises:
-        TypeError: As `maml`; meta-parameters that are weights alone.
-        ValueError: `step_weights` of another shape; `tx` has no `lr`.
+        TypeError: An argument of the wrong kind, a task that is no `jmeta.Task`, or
+            meta-parameters that are weights alone.
+        ValueError: `step_weights` of another shape, or `tx` has no `lr`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jmeta
@@ -155,7 +166,7 @@ def maml_plus_plus(
         Antoniou et al. (2019), How to train your MAML, arXiv:1810.09502. As in its
         code the query after step t shares statistics t with the step.
     """
-    model = learner(apply_fn, tx, steps, loss_fn)
+    model = make_learner(apply_fn, tx, steps, loss_fn)
     validate.adjoint("adjoint", adjoint)
     _check_weights(step_weights, steps)
 
@@ -164,7 +175,7 @@ def maml_plus_plus(
     ) -> tuple[jax.Array, Adapted]:
         check_task(task, key)
         check_params(meta_params, MAMLPlusPlusParams, "maml_plus_plus_params")
-        rates, states = _at_steps((meta_params.lr, meta_params.state), steps)
+        rates, states = _entries_for_steps((meta_params.lr, meta_params.state), steps)
         run = inner_loop(
             *(_loss_on(model, task.support), meta_params.params, tx, steps),
             batches=jax.lax.stop_gradient(states),
@@ -175,8 +186,11 @@ def maml_plus_plus(
             history=step_weights is not None,
         )
         query_loss = _loss_on(model, task.query, model.query_key(key))
-        loss, outputs, new_states = _judge(query_loss, run, meta_params, step_weights)
-        return loss + _follow(states, new_states), Adapted(outputs, run.losses)
+        loss, outputs, new_states = _weighted_loss(
+            query_loss, run, meta_params, step_weights
+        )
+        loss += _statistics_update(states, new_states)
+        return loss, Adapted(outputs, run.losses)
 
     return task_loss
 
@@ -189,14 +203,14 @@ def _check_weights(step_weights, steps):
         )
 
 
-def _at_steps(tree, steps):
-    """What each step uses of values with a leading axis, the last for all beyond."""
+def _entries_for_steps(tree, steps):
+    """The first `steps` entries of every leaf; where they run out the last one."""
     index = lambda x: np.minimum(np.arange(steps), len(x) - 1)
     return jax.tree.map(lambda x: x[index(x)], tree)
 
 
 def _loss_on(model, data, key=None):
-    """The loss as a function, with BatchNorm's statistics where there are some."""
+    """The loss on data as a function of parameters and of any BatchNorm statistics."""
     inputs, targets = data
 
     def loss(params, state=None, key=key):
@@ -209,10 +223,11 @@ def _loss_on(model, data, key=None):
     return loss
 
 
-def _judge(query_loss, run, meta_params, step_weights):
-    """Weighted query loss, the last outputs, statistics after support and query."""
+def _weighted_loss(query_loss, run, meta_params, step_weights):
+    """Weighted query loss, the last outputs, statistics after support and query set."""
     last = lambda tree: jax.tree.map(lambda x: x[-1], tree)
-    if not len(run.losses):  # before adaptation: the first step's statistics
+    if not len(run.losses):
+        # Without steps the model has not adapted and uses the first step's statistics.
         state = jax.tree.map(lambda x: x[0], meta_params.state)
         loss, (outputs, _) = query_loss(run.params, state)
         return loss, outputs, jax.tree.map(lambda x: x[:0], meta_params.state)
@@ -226,8 +241,8 @@ def _judge(query_loss, run, meta_params, step_weights):
     return jnp.sum(jnp.asarray(step_weights) * losses), last(outputs), states
 
 
-def _follow(states, new_states):
-    """0, whose gradient in the statistics is the way from the new ones to the old."""
+def _statistics_update(states, new_states):
+    """The number 0, whose gradient by the statistics is the old minus the new ones."""
     if states is None:
         return 0
     distance = proximal(states, jax.lax.stop_gradient(new_states), 1.0)

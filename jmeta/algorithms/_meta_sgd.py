@@ -18,7 +18,7 @@ from jmeta.algorithms._base import (
     TaskLoss,
     check_params,
     check_task,
-    learner,
+    make_learner,
 )
 from jmeta.tasks import Task
 
@@ -28,8 +28,8 @@ class MetaSGDParams(NamedTuple):
 
     Attributes:
         params: Initial weights.
-        lr: Their rates, a tree like `params`; each leaf has the shape of its weight or
-            broadcasts to it.
+        lr: Learning rates, a tree like `params`; each leaf has the shape of its weight
+            or broadcasts to it.
     """
 
     params: PyTree
@@ -37,14 +37,17 @@ class MetaSGDParams(NamedTuple):
 
 
 def meta_sgd_params(params: PyTree, lr: ArrayLike = 0.01) -> MetaSGDParams:
-    """Meta-SGD's first meta-parameters: the weights, and the same rate for each entry.
+    """Make Meta-SGD's first meta-parameters: the weights, and one rate for all entries.
 
     Args:
-        params: Initial weights.
-        lr: Initial rate, a scalar.
+        params: Initial weights, a pytree of float arrays.
+        lr: Initial learning rate of every entry, a scalar.
+
+    Returns:
+        The weights, and rates of the same shapes.
 
     Raises:
-        TypeError: `params` that are no floats, `lr` that is no number.
+        TypeError: `params` are no floats, or `lr` is no number.
 
     Example:
         >>> import jax.numpy as jnp
@@ -65,27 +68,31 @@ def meta_sgd(
     loss_fn: Callable[..., Any],
     adjoint: Adjoint = Unroll(),  # noqa: B008 (frozen, without state)
 ) -> TaskLoss:
-    """Meta-SGD: MAML that learns every weight's rate, so the direction of a step too.
+    """Meta-SGD: MAML that also learns a rate for every weight.
+
+    With a rate for every weight the direction of a step is learned too.
 
         adapted = theta
         adapted <- adapted - lr * grad L_support(adapted)     `steps` times
         loss    = L_query(adapted)
 
     Args:
-        apply_fn: As in `maml`, and so are `steps`, `loss_fn` and `adjoint`.
+        apply_fn: `apply_fn(params, inputs[, key=])`, which gives outputs. Make it of a
+            module by `make_functional(module, state=False)`.
         tx: An optimizer with a setting `lr`, whose own value is not used: the paper's
             `jmeta.optim.sgd()`, or any other of `jmeta.optim`.
-        steps: See `apply_fn`; 1 in the paper.
-        loss_fn: See `apply_fn`.
-        adjoint: See `apply_fn`.
+        steps: Number of inner steps, from 0; 1 in the paper.
+        loss_fn: `loss_fn(outputs, targets)`, a scalar; used on support and query set.
+        adjoint: How the loop is differentiated.
 
     Returns:
-        `task_loss(meta_params, task, key=None) -> (loss, Adapted)`, whose meta-params
+        `task_loss(meta_params, task, key=None) -> (loss, Adapted)`. The meta-parameters
         are a `MetaSGDParams`, first made by `meta_sgd_params(params, lr)`.
 
     Raises:
-        TypeError: As `maml`; meta-parameters that are weights alone.
-        ValueError: `tx` has no `lr`; rates that are no tree like the weights.
+        TypeError: An argument of the wrong kind, a task that is no `jmeta.Task`, or
+            meta-parameters without rates.
+        ValueError: `tx` has no `lr`, or the rates are no tree like the weights.
 
     Example:
         >>> import jax, jax.numpy as jnp, jmeta
@@ -101,7 +108,7 @@ def meta_sgd(
         Li et al. (2017), Meta-SGD: learning to learn quickly for few-shot learning,
         arXiv:1707.09835.
     """
-    model = learner(apply_fn, tx, steps, loss_fn)
+    model = make_learner(apply_fn, tx, steps, loss_fn)
     validate.adjoint("adjoint", adjoint)
 
     def task_loss(
@@ -111,7 +118,7 @@ def meta_sgd(
         check_params(meta_params, MetaSGDParams, "meta_sgd_params")
         params, rates = meta_params.params, {"lr": PerLeaf(meta_params.lr)}
         run = model.adapt(params, task, key, hyperparams=rates, adjoint=adjoint)
-        loss, outputs = model.judge(run.params, task, key)
+        loss, outputs = model.query_loss(run.params, task, key)
         return loss, Adapted(outputs, run.losses)
 
     return task_loss

@@ -1,4 +1,4 @@
-"""Reptile."""
+"""Reptile, a first-order algorithm."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ import optax
 
 from jmeta._core.typing import Key, PyTree
 from jmeta.adjoint import proximal
-from jmeta.algorithms._base import Adapted, TaskLoss, check_task, learner
+from jmeta.algorithms._base import Adapted, TaskLoss, check_task, make_learner
 from jmeta.tasks import Task
 
 
@@ -27,21 +27,24 @@ def reptile(
 
     The gradient of this loss is Reptile's `theta - adapted`: outer SGD with rate
     epsilon is the paper's `theta + epsilon (adapted - theta)`, averaged over tasks.
-    Nothing is differentiated through the loop. The loss is a distance; to see how well
-    tasks are learned judge `aux.outputs`, or evaluate with `maml`, which adapts alike.
+    The loop itself is not differentiated. The loss is a distance and does not say how
+    well tasks are learned: for that compare `aux.outputs` with the targets, or evaluate
+    with `maml`, which adapts in the same way.
 
     Args:
-        apply_fn: As in `maml`, and so are `steps` and `loss_fn`.
+        apply_fn: `apply_fn(params, inputs[, key=])`, which gives outputs. Make it of a
+            module by `make_functional(module, state=False)`.
         tx: The inner optimizer, any optax transform; Adam with `betas=(0, 0.999)` in
             the paper.
-        steps: See `apply_fn`. More than one, or only the mean over tasks is learned.
-        loss_fn: See `apply_fn`.
+        steps: Number of inner steps, from 0. Take more than one: a single step of
+            SGD is plain training on the mean of the tasks.
+        loss_fn: `loss_fn(outputs, targets)`, a scalar; minimised on the support set.
 
     Returns:
         `task_loss(params, task, key=None) -> (loss, Adapted)`.
 
     Raises:
-        TypeError: As `maml`.
+        TypeError: An argument of the wrong kind, or a task that is no `jmeta.Task`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jmeta
@@ -58,7 +61,7 @@ def reptile(
         Nichol et al. (2018), On first-order meta-learning algorithms,
         arXiv:1803.02999.
     """
-    model = learner(apply_fn, tx, steps, loss_fn)
+    model = make_learner(apply_fn, tx, steps, loss_fn)
 
     def task_loss(
         params: PyTree, task: Task, key: Key | None = None
@@ -66,7 +69,7 @@ def reptile(
         check_task(task, key)
         run = model.adapt(jax.lax.stop_gradient(params), task, key)
         adapted = jax.lax.stop_gradient(run.params)
-        outputs = model.judge(adapted, task, key)[1]
+        outputs = model.query_loss(adapted, task, key)[1]
         return proximal(params, adapted, 1.0), Adapted(outputs, run.losses)
 
     return task_loss
