@@ -40,9 +40,9 @@ def test_a_second_step_is_refused():
     assert raised
     assert all("`step` must be called by one thread" in str(e) for e in raised)
     # the first was taken, and the next one can be
-    assert len(fmodel._times) == 2
+    assert len(fmodel._history) == 2
     step()
-    assert len(fmodel._times) == 3
+    assert len(fmodel._history) == 3
 
 
 def test_of_another_optimizer_of_the_same_model():
@@ -90,7 +90,7 @@ def test_one_thread_after_another_and_copies():
     thread.start()
     thread.join(WAIT)
     step()
-    assert len(fmodel._times) == 3
+    assert len(fmodel._history) == 3
     alone = jmeta.get_diff_optim(jmeta.optim.sgd(lr=0.25), jnp.array(1.0))
     copied = copy.deepcopy(alone)
     assert_same(copied.step(lambda w: w**2, params=jnp.array(1.0)), jnp.array(0.5))

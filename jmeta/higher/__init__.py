@@ -1,12 +1,12 @@
-"""higher's own interface, for code that is being ported; a thin layer on `inner_loop`.
+"""The interface of `higher`, to port code: a thin layer on `inner_loop`.
 
-What differs from higher, since JAX has no tape and no hidden state:
+It differs from higher in these points, since JAX has no tape and no hidden state:
 
 - `diffopt.step` takes a function that computes the loss, not the loss.
-- A gradient is taken by `jax.grad` of the function in which the context is opened, in
-  place of `loss.backward()`.
+- `jax.grad` of the function in which the context is opened replaces
+  `loss.backward()`.
 - Parameters are one pytree, not a list.
-- An override given to one `step` does not stick for the next ones.
+- An override given to one `step` holds for that step only.
 - Calling `fmodel` outside a step changes nothing: neither the history of its
   parameters (with `params=`) nor its state.
 """

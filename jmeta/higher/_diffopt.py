@@ -15,10 +15,10 @@ from jmeta._loop import checks
 from jmeta._loop.inner_loop import inner_loop
 from jmeta.adjoint import Adjoint, Unroll
 from jmeta.higher._fmodel import FunctionalModel
-from jmeta.higher._groups import by_label, group_labels
+from jmeta.higher._groups import group_labels, values_by_label
 from jmeta.higher._loss import pure_loss
 from jmeta.higher._options import check_options
-from jmeta.higher._turn import Turn
+from jmeta.higher._thread_guard import ThreadGuard
 
 GradCallback = Callable[[PyTree], PyTree]
 
@@ -30,9 +30,10 @@ class DifferentiableOptimizer:
 
     Attributes:
         tx: The transform.
-        opt_state: Its state, with its own settings in place of the overrides.
-        losses: What the newest `step` or `run` minimised, before each of its steps,
-            shape `[steps]`; empty before the first.
+        opt_state: The transform's state. It holds the transform's own settings, not the
+            overrides.
+        losses: The loss before each step of the newest `step` or `run`, shape
+            `[steps]`; empty before the first step.
     """
 
     def __init__(
@@ -64,11 +65,11 @@ class DifferentiableOptimizer:
         )
         self.losses = jnp.zeros((0,))
         self._labels = group_labels(first)
-        self._override = by_label(override, self._labels)
+        self._override = values_by_label(override, self._labels)
         self._grad_callback = grad_callback
         self._track_higher_grads = track_higher_grads
         self._fmodel = fmodel
-        self._turn = Turn() if fmodel is None else fmodel._turn
+        self._thread_guard = ThreadGuard() if fmodel is None else fmodel._thread_guard
         self._steps = 0
 
     def step(
@@ -81,19 +82,23 @@ class DifferentiableOptimizer:
         """Take one step, in place of `zero_grad`, `backward` and `step`.
 
         Args:
-            loss_fn: Computes the scalar loss. Of no argument, with calls of `fmodel`
-                inside: `lambda: loss(fmodel(x), y)`. Or of the parameters.
-            override: As in `innerloop_ctx`, for this step only, where higher keeps it.
-            grad_callback: In place of the one given at the beginning.
-            params: Start from these; needed without an `fmodel`.
+            loss_fn: Function that computes the scalar loss. It takes either no
+                argument and calls `fmodel`, as `lambda: loss(fmodel(x), y)`, or the
+                parameters.
+            override: Settings by name, for this step only; `innerloop_ctx` tells their
+                forms. (In higher they stay for later steps.)
+            grad_callback: Function of the gradients, in place of the one given at the
+                beginning.
+            params: The parameters from which the step starts; needed without an
+                `fmodel`. Default the newest of the `fmodel`.
 
         Returns:
-            The new parameters, which an `fmodel` has from now on.
+            The new parameters, which the `fmodel` has from now on.
 
         Raises:
             TypeError: `loss_fn` is a loss and no function, or takes other arguments.
-            ValueError: The loss does not depend on the parameters, or see
-                `inner_loop`.
+            ValueError: The loss does not depend on the parameters, or `inner_loop`
+                refuses an argument.
             RuntimeError: Another thread is in a step of the same optimizer or model.
         """
         return self._train(loss_fn, 1, None, override, grad_callback, params, Unroll())
@@ -112,34 +117,38 @@ class DifferentiableOptimizer:
         """Take many steps as one compiled loop, in place of a Python loop of `step`.
 
         Args:
-            loss_fn: As in `step`; with `batches` it takes that step's slice of them as
-                its last argument: `lambda batch: loss(fmodel(batch.x), batch.y)`.
-            steps: How many.
-            batches: Leading axis `steps`.
-            override: As in `innerloop_ctx`, for these steps only; arrays of shape
-                `[steps]` give a value for each.
-            grad_callback: As in `step`.
-            params: As in `step`.
+            loss_fn: Function that computes the scalar loss, of no argument or of the
+                parameters. With `batches` its last argument is the step's slice of
+                them: `lambda batch: loss(fmodel(batch.x), batch.y)`.
+            steps: Number of steps.
+            batches: Data for the steps, a pytree whose leaves have leading axis
+                `steps`.
+            override: Settings by name, for these steps only; an array of shape
+                `[steps]` gives a value for each step.
+            grad_callback: Function of the gradients, in place of the one given at the
+                beginning.
+            params: The parameters from which the loop starts; needed without an
+                `fmodel`. Default the newest of the `fmodel`.
             adjoint: How the loop is differentiated, see `jmeta.adjoint`.
 
         Returns:
-            The parameters after the last step. Those of all times are in the history
-            of an `fmodel`.
+            The parameters after the last step. An `fmodel` keeps those of all times.
 
         Raises:
-            TypeError: As in `step`.
-            ValueError: As in `step`.
-            RuntimeError: As in `step`.
+            TypeError: `loss_fn` is a loss and no function, or takes other arguments.
+            ValueError: The loss does not depend on the parameters, or `inner_loop`
+                refuses an argument.
+            RuntimeError: Another thread is in a step of the same optimizer or model.
         """
         return self._train(
             loss_fn, steps, batches, override, grad_callback, params, adjoint
         )
 
     def _train(self, *args):
-        with self._turn.taken():
-            return self._train_alone(*args)
+        with self._thread_guard.held():
+            return self._train_unguarded(*args)
 
-    def _train_alone(
+    def _train_unguarded(
         self, loss_fn, steps, batches, override, grad_callback, params, adjoint
     ):
         validate.adjoint("adjoint", adjoint)
@@ -147,7 +156,7 @@ class DifferentiableOptimizer:
         if params is None:
             params = self._fast_params()
         validate.floats("params", params, use="They are what the step starts from.")
-        hyperparams = self._override | by_label(override, self._labels)
+        hyperparams = self._override | values_by_label(override, self._labels)
         state = None if self._fmodel is None else self._fmodel.state
         run = inner_loop(
             pure_loss(loss_fn, self._fmodel, batches is not None),
@@ -155,7 +164,7 @@ class DifferentiableOptimizer:
             self.tx,
             steps,
             batches=batches,
-            hyperparams=_from_step(hyperparams, self._steps),
+            hyperparams=_count_from(hyperparams, self._steps),
             opt_state=self.opt_state,
             state=state,
             grad_callback=grad_callback or self._grad_callback,
@@ -165,7 +174,7 @@ class DifferentiableOptimizer:
         if not self._track_higher_grads:
             run = jax.lax.stop_gradient(run)
         if self._fmodel is not None:
-            self._fmodel._advance(run, steps)
+            self._fmodel._take_over(run, steps)
         self.opt_state, self.losses = run.opt_state, run.losses
         self._steps += steps
         return run.params
@@ -179,8 +188,8 @@ class DifferentiableOptimizer:
         return self._fmodel.fast_params
 
 
-def _from_step(hyperparams, first):
-    """Let callables `step -> value` count from the first step of all."""
+def _count_from(hyperparams, first):
+    """Let callables `step -> value` count on, since every loop begins at step 0."""
 
     def shift(value):
         return (lambda step: value(step + first)) if callable(value) else value
@@ -199,22 +208,27 @@ def get_diff_optim(
     grad_callback: GradCallback | None = None,
     track_higher_grads: bool = True,
 ) -> DifferentiableOptimizer:
-    """Make a differentiable optimizer of a transform.
+    """Make a differentiable optimizer from a transform.
 
     Args:
         tx: `jmeta.optim.*` or any optax transform.
-        params: What it trains, or a tree of such shapes: any pytree of float arrays,
-            inputs and images too. Only the optimizer's state is made of it.
-        fmodel: The model that it trains, see `monkeypatch`. Without one every `step`
-            is handed the parameters.
-        opt_state: Go on from this optimizer state.
-        device: A `jax.Device` or sharding to put the optimizer's state on.
-        override: As in `innerloop_ctx`.
-        grad_callback: As in `innerloop_ctx`.
-        track_higher_grads: As in `innerloop_ctx`.
+        params: The values that it trains: any pytree of float arrays, which may be
+            inputs or images. Only the optimizer's state is made from it, so arrays of
+            the same shapes will do.
+        fmodel: The model that it trains, made by `monkeypatch`. Without one every
+            `step` is handed the parameters.
+        opt_state: Optimizer state from which to go on. Default `tx.init(params)`.
+        device: A `jax.Device` or sharding on which to put the optimizer's state.
+        override: Settings by name, for all steps: a list of one value, or of one value
+            for each parameter group, in the order in which the groups were given; or
+            any value that `hyperparams` of `inner_loop` takes.
+        grad_callback: Function of the gradients that gives the gradients for the
+            transform, such as clipping.
+        track_higher_grads: With False, for evaluation, every step's results are cut
+            from the gradient and only the newest parameters are kept.
 
     Returns:
-        The optimizer.
+        The optimizer, whose `step` and `run` train the parameters.
 
     Raises:
         TypeError: An argument of the wrong kind.
@@ -257,20 +271,26 @@ def create_diff_optim(
     grad_callback: GradCallback | None = None,
     track_higher_grads: bool = True,
 ) -> DifferentiableOptimizer:
-    """Make a differentiable optimizer by name and arguments of its factory.
+    """Make a differentiable optimizer from a factory and its arguments.
 
     Args:
-        opt_type: The factory, such as `jmeta.optim.sgd`.
-        opt_kwargs: Its arguments.
-        params: As in `get_diff_optim`; may be left out with an `fmodel`.
-        fmodel: As in `get_diff_optim`.
-        device: As in `get_diff_optim`, and so the rest.
-        override: As in `innerloop_ctx`.
-        grad_callback: As in `innerloop_ctx`.
-        track_higher_grads: As in `innerloop_ctx`.
+        opt_type: The factory of the transform, such as `jmeta.optim.sgd`.
+        opt_kwargs: The factory's keyword arguments by name. Default none.
+        params: The values that it trains, any pytree of float arrays. Default those of
+            the `fmodel`.
+        fmodel: The model that it trains, made by `monkeypatch`. Without one every
+            `step` is handed the parameters.
+        device: A `jax.Device` or sharding on which to put the optimizer's state.
+        override: Settings by name, for all steps: a list of one value, or of one value
+            for each parameter group, in the order in which the groups were given; or
+            any value that `hyperparams` of `inner_loop` takes.
+        grad_callback: Function of the gradients that gives the gradients for the
+            transform, such as clipping.
+        track_higher_grads: With False, for evaluation, every step's results are cut
+            from the gradient and only the newest parameters are kept.
 
     Returns:
-        The optimizer.
+        The optimizer, whose `step` and `run` train the parameters.
 
     Raises:
         TypeError: `opt_type` is no factory, `opt_kwargs` are not its arguments, or
@@ -299,7 +319,7 @@ def create_diff_optim(
             )
         params = fmodel.fast_params
     return DifferentiableOptimizer(
-        _made(opt_type, kwargs),
+        _make_transform(opt_type, kwargs),
         params,
         fmodel,
         device=device,
@@ -309,8 +329,8 @@ def create_diff_optim(
     )
 
 
-def _made(opt_type, kwargs):
-    """The transform that a factory makes."""
+def _make_transform(opt_type, kwargs):
+    """Call the factory, and refuse arguments that it does not take."""
     name = getattr(opt_type, "__name__", "opt_type")
     signature = inspect.signature(opt_type)
     try:

@@ -15,38 +15,39 @@ from jmeta._core.typing import PyTree
 from jmeta._loop import checks
 from jmeta._loop.inner_loop import Run
 from jmeta.higher._options import check_device, check_model
-from jmeta.higher._turn import Turn
+from jmeta.higher._thread_guard import ThreadGuard
 from jmeta.models.functional import make_functional
 
 
 class FunctionalModel:
-    """A model that remembers its parameters at every time; made by `monkeypatch`.
+    """A model that keeps its parameters after every update; made by `monkeypatch`.
 
-    `fmodel(x)` uses the newest parameters; in the loss of a step those that are being
-    differentiated. `fmodel(x, params=p)` uses `p` and leaves the history as it is.
+    `fmodel(x)` uses the newest parameters. Inside the loss of a step it uses those that
+    are being differentiated. `fmodel(x, params=p)` uses `p` and leaves the history as
+    it is.
 
-    One weight is replaced by a new tree, here of an nnx or linen model:
+    To replace one weight, set a new tree, here of an nnx or linen model:
 
         fast = fmodel.fast_params
         fmodel.fast_params = {**fast, "head": {**fast["head"], "kernel": kernel}}
 
-    and a submodule is called through a function of its own:
+    To call a submodule, make a function of it:
 
         encode, _ = make_functional(model.encoder)
         encode(fmodel.fast_params["encoder"], x)
 
     Attributes:
         apply_fn: The pure function, `apply_fn(params[, state], *args, **kwargs)`.
-        state: The mutable state (BatchNorm statistics), None without one. A step sets
-            it to what the calls in its loss made of it, one after the other; calls
-            outside a step read it. It carries no gradient, as torch's buffers. To
-            update it by hand: `outputs, fmodel.state = fmodel.apply_fn(
-            fmodel.fast_params, fmodel.state, x)`.
+        state: The mutable state (BatchNorm statistics), None without one. The calls in
+            the loss of a step update it one after the other; calls outside a step only
+            read it. Like torch's buffers it carries no gradient. To update it by hand:
+            `outputs, fmodel.state = fmodel.apply_fn(fmodel.fast_params, fmodel.state,
+            x)`.
 
     Note:
-        With a state, the loss of a step cannot call `fmodel` inside a `jax.vmap`,
-        `jax.jit` or `jax.lax.scan` of its own, out of which no state could come; call
-        `apply_fn` there.
+        If the model has a state, the loss of a step cannot call `fmodel` inside a
+        `jax.vmap`, `jax.jit` or `jax.lax.scan` of its own, since the new state could
+        not leave it. Call `apply_fn` there.
     """
 
     def __init__(
@@ -60,9 +61,10 @@ class FunctionalModel:
         self.apply_fn = apply_fn
         self.state = state
         self._track_higher_grads = track_higher_grads
-        self._times: list[Callable[[], PyTree]] = [lambda: params]
-        self._loss: _Loss | None = None
-        self._turn = Turn()
+        # One entry for each time, a function that gives the parameters of that time.
+        self._history: list[Callable[[], PyTree]] = [lambda: params]
+        self._differentiated: _DifferentiatedParams | None = None
+        self._thread_guard = ThreadGuard()
 
     def __call__(self, *args: Any, params: PyTree = None, **kwargs: Any) -> Any:
         """Apply the model; all arguments but `params` are passed on."""
@@ -70,7 +72,7 @@ class FunctionalModel:
         if self.state is None:
             return self.apply_fn(params, *args, **kwargs)
         outputs, state = self.apply_fn(params, self.state, *args, **kwargs)
-        if self._loss is not None:
+        if self._differentiated is not None:
             self.state = jax.lax.stop_gradient(state)
         return outputs
 
@@ -81,14 +83,14 @@ class FunctionalModel:
 
     @property
     def fast_params(self) -> PyTree:
-        """The newest parameters; setting them begins a new time."""
+        """The newest parameters; setting them adds an entry to the history."""
         return self.parameters()
 
     @fast_params.setter
     def fast_params(self, params: PyTree) -> None:
         validate.floats("fast_params", params)
         params = strongly_typed(params)
-        _check_like(params, self.fast_params)
+        _check_same_tree(params, self.fast_params)
         self._append([lambda: params])
 
     @property
@@ -97,21 +99,24 @@ class FunctionalModel:
         return self.parameters(time=0)
 
     def parameters(self, time: int | None = None) -> PyTree:
-        """The parameters after so many updates.
+        """The parameters after `time` updates.
 
         Args:
-            time: 0 for the initial ones, up to the number of updates; negative times
-                count from the end; None is the newest.
+            time: Number of updates: 0 for the initial parameters; negative numbers
+                count from the end; None stands for the newest.
+
+        Returns:
+            The parameters, a pytree.
 
         Raises:
             TypeError: `time` is no integer.
-            ValueError: Another time than the newest without `track_higher_grads`.
+            ValueError: An earlier time is asked for without `track_higher_grads`.
             IndexError: There is no such time.
 
         Note:
-            JAX has no gradient with respect to a value inside a computation, such as
-            `autograd.grad(loss, fmodel.parameters(time=t))`; for that give
-            `inner_loop` its `perturbations`.
+            JAX cannot differentiate by a value inside a computation, as
+            `autograd.grad(loss, fmodel.parameters(time=t))` does in torch. Pass zeros
+            as `perturbations` to `inner_loop` and differentiate by them.
         """
         time = -1 if time is None else time
         validate.count("time", time, minimum=None)
@@ -121,49 +126,59 @@ class FunctionalModel:
                 f" `time=-1`; got `time={time}`. Keep a copy of earlier ones, or set"
                 " `track_higher_grads=True`."
             )
-        checks.time(time, len(self._times))
-        if self._loss is not None and time in (-1, len(self._times) - 1):
-            return self._loss.read()
-        return self._times[time]()
+        checks.time(time, len(self._history))
+        if self._differentiated is not None and time in (-1, len(self._history) - 1):
+            return self._differentiated.read()
+        return self._history[time]()
 
     def _append(self, times: list[Callable[[], PyTree]]) -> None:
-        if self._loss is not None:
+        """Add to the history, or replace it where only the newest is kept."""
+        if self._differentiated is not None:
             raise RuntimeError(
                 "The parameters are being differentiated, so they cannot be set inside"
                 " the loss of a step; pass `fmodel(x, params=...)` there."
             )
         if not self._track_higher_grads:
-            self._times, times = [], times[-1:]
-        self._times += times
+            self._history, times = [], times[-1:]
+        self._history += times
 
-    def _advance(self, run: Run, steps: int) -> None:
-        """Take over what an inner loop gave."""
+    def _take_over(self, run: Run, steps: int) -> None:
+        """Continue from the state and the parameters that an inner loop gives."""
         self.state = run.state
         if run.history is None:
             self._append([lambda: run.params] * steps)
         else:
-            # sliced when asked for, so that a long loop costs nothing here
+            # Each entry slices the loop's history only when it is asked for, so that a
+            # long loop costs nothing here.
             self._append(
                 [functools.partial(run.parameters, t + 1) for t in range(steps)]
             )
 
     @contextlib.contextmanager
-    def _differentiating(self, params: PyTree, state: PyTree) -> Iterator["_Loss"]:
-        """Compute a loss with these parameters; afterwards all is as it was before."""
-        before = self._loss, self.state
-        self._loss, self.state = _Loss(params), state
+    def _differentiating(
+        self, params: PyTree, state: PyTree
+    ) -> Iterator["_DifferentiatedParams"]:
+        """Use these parameters and this state while a loss is computed."""
+        before = self._differentiated, self.state
+        self._differentiated, self.state = _DifferentiatedParams(params), state
         try:
-            yield self._loss
+            yield self._differentiated
         finally:
-            self._loss, self.state = before
+            self._differentiated, self.state = before
 
 
-class _Loss:
-    """The parameters that a loss is being differentiated by; whether it read them."""
+class _DifferentiatedParams:
+    """The parameters by which a loss is being differentiated.
+
+    Attributes:
+        params: The parameters, traced by JAX.
+        was_read: Whether the loss has read them.
+        thread: The thread that computes the loss, the only one that may read them.
+    """
 
     def __init__(self, params: PyTree):
         self.params = params
-        self.reached = False
+        self.was_read = False
         self.thread = threading.get_ident()
 
     def read(self) -> PyTree:
@@ -173,7 +188,7 @@ class _Loss:
                 " another one differentiates a loss of its parameters. Give each its"
                 " own, or hold a `threading.Lock` around `step` and the call."
             )
-        self.reached = True
+        self.was_read = True
         return self.params
 
 
@@ -184,14 +199,14 @@ def monkeypatch(
     copy_initial_weights: bool = True,
     track_higher_grads: bool = True,
 ) -> FunctionalModel:
-    """Make a model whose parameters change by steps, leaving the model as it is.
+    """Make a model with fast parameters, which steps replace; `model` stays as it is.
 
     Args:
         model: A Flax nnx module, `(linen module, variables)`, `(apply_fn, params)` or
             `(apply_fn, params, state)`, as `make_functional` gives them.
-        device: A `jax.Device` or sharding to put parameters and state on.
-        copy_initial_weights: Cut the initial parameters from the gradient. With False
-            it reaches what `params` was made of, as MAML needs it.
+        device: A `jax.Device` or sharding on which to put parameters and state.
+        copy_initial_weights: Cut the initial parameters from the gradient. MAML needs
+            False, with which the gradient reaches what `params` was made from.
         track_higher_grads: Keep the parameters of every time. With False only the
             newest are kept.
 
@@ -212,7 +227,7 @@ def monkeypatch(
     check_device(device)
     validate.flag("copy_initial_weights", copy_initial_weights)
     validate.flag("track_higher_grads", track_higher_grads)
-    apply_fn, params, state = _split(model)
+    apply_fn, params, state = _function_params_state(model)
     validate.function("model", apply_fn, use="Its first entry is `apply_fn`.")
     validate.arrays("model", params, use="Its second entry is `params`.")
     params, state = jax.device_put(strongly_typed((params, state)), device)
@@ -226,7 +241,8 @@ def monkeypatch(
     )
 
 
-def _split(model: Any) -> tuple[Any, ...]:
+def _function_params_state(model: Any) -> tuple[Any, ...]:
+    """A model in any of its forms as apply function, parameters and state or None."""
     if isinstance(model, FunctionalModel):
         raise TypeError(
             "`model` has fast parameters already; pass what it was made of, or"
@@ -247,7 +263,8 @@ def _split(model: Any) -> tuple[Any, ...]:
     return tuple(parts) if len(parts) == 3 else (*parts, None)
 
 
-def _check_like(params, before):
+def _check_same_tree(params, before):
+    """Refuse parameters whose tree or shapes differ from those before."""
     if jax.tree.structure(params) != jax.tree.structure(before):
         raise ValueError(
             "`fast_params` must be a tree like the parameters before; got"

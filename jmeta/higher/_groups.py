@@ -1,4 +1,4 @@
-"""Settings in the order of torch's parameter groups, as `inner_loop` takes them."""
+"""Turn settings in the order of parameter groups into the form of `inner_loop`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,8 +13,11 @@ def group_labels(opt_state: PyTree) -> list[Any]:
     """Labels of the parameter groups that have settings, in the order of their making.
 
     Args:
-        opt_state: Just as `tx.init` gave it: a dict that has been through `jax.jit` or
-            `jax.tree.map` has forgotten its order.
+        opt_state: The state as `tx.init` gave it. A dict that has been through
+            `jax.jit` or `jax.tree.map` has lost its order.
+
+    Returns:
+        The labels; empty for a transform without groups.
 
     Example:
         >>> import jmeta, optax
@@ -35,20 +38,24 @@ def group_labels(opt_state: PyTree) -> list[Any]:
     ]
 
 
-def by_label(
+def values_by_label(
     override: Mapping[str, Any] | None, labels: Sequence[Any]
 ) -> dict[str, Any]:
-    """Replace lists, of one value or one for each group, by what `inner_loop` takes.
+    """Replace lists of values for the groups by values by label, for `inner_loop`.
 
     Args:
-        override: Settings by name; whatever is no list stays as it is.
-        labels: The parameter groups.
+        override: Settings by name. A list has one value, or one for each group; a value
+            that is no list stays as it is.
+        labels: The labels of the parameter groups, in the order of the lists.
+
+    Returns:
+        Settings by name, each a single value or values by label.
 
     Raises:
         ValueError: A list of another length, or no value at all.
 
     Example:
-        >>> by_label({"lr": [0.5], "momentum": [0.1, 0.2]}, ["head", "body"])
+        >>> values_by_label({"lr": [0.5], "momentum": [0.1, 0.2]}, ["head", "body"])
         {'lr': 0.5, 'momentum': {'head': 0.1, 'body': 0.2}}
     """
     converted = {}

@@ -1,4 +1,4 @@
-"""Refuse options of the wrong kind, which several functions take."""
+"""Checks of the options that several functions of this folder take."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from jmeta._core import validate
 
 
 def check_options(device: Any, override: Any, grad_callback: Any) -> None:
-    """A place, settings by name and a function, each of them or None."""
+    """Refuse a device, overrides or a gradient callback of the wrong kind."""
     check_device(device)
     if override is not None:
         use = "Pass for example `{'lr': [0.1]}`."
@@ -22,7 +22,7 @@ def check_options(device: Any, override: Any, grad_callback: Any) -> None:
 
 
 def check_device(device: Any) -> None:
-    """A device of JAX's, a sharding, or None."""
+    """Refuse anything but a `jax.Device`, a sharding or None."""
     if device is None:
         return
     use = "Pass for example `jax.devices('cpu')[0]`."
@@ -36,7 +36,7 @@ def check_device(device: Any) -> None:
 
 
 def check_model(model: Any) -> None:
-    """No optimizer in a model's place."""
+    """Refuse an optimizer where the model is expected."""
     if isinstance(model, optax.GradientTransformation):
         raise TypeError(
             "`model` must be an nnx module, `(linen module, variables)`, `(apply_fn,"

@@ -25,28 +25,30 @@ def innerloop_ctx(
 ) -> Iterator[tuple[FunctionalModel, DifferentiableOptimizer]]:
     """Write an inner loop step by step, as with higher.
 
-    Open it inside the function that is differentiated, jitted or mapped: what it
-    captures and what comes out are ordinary JAX values. Each step is traced by itself,
-    so that compile time grows with their number; `diffopt.run` and `inner_loop` have
-    one compiled loop instead.
+    Open it inside the function that is differentiated, jitted or mapped: what goes in
+    and what comes out are ordinary JAX values. Each step is traced by itself, so
+    compile time grows with the number of steps; `diffopt.run` and `inner_loop` compile
+    one loop instead.
 
     Args:
         model: A Flax nnx module, `(linen module, variables)`, `(apply_fn, params)` or
             `(apply_fn, params, state)`. It is left as it is.
         tx: `jmeta.optim.*` or any optax transform.
-        opt_state: Go on from this optimizer state. Default `tx.init(params)`.
-        device: A `jax.Device` or sharding to put parameters, state and optimizer state
-            on.
-        copy_initial_weights: Cut the initial parameters from the gradient. MAML, whose
-            gradient is the one with respect to them, needs False.
-        override: Settings by name, for all steps: a list of one value, or of one for
-            each parameter group in the order in which the groups were given; or what
-            `inner_loop` takes. Values may be traced, to be differentiated. A pair such
-            as `betas` is a tuple.
+        opt_state: Optimizer state from which to go on. Default `tx.init(params)`.
+        device: A `jax.Device` or sharding on which to put parameters, state and
+            optimizer state.
+        copy_initial_weights: Cut the initial parameters from the gradient. MAML needs
+            False, since it differentiates by them.
+        override: Settings by name, for all steps: a list of one value, or of one value
+            for each parameter group, in the order in which the groups were given; or
+            any value that `hyperparams` of `inner_loop` takes.
+            Values may be traced, so that they can be differentiated. A pair such as
+            `betas` is a tuple.
         track_higher_grads: With False, for evaluation, every step's results are cut
             from the gradient and only the newest parameters are kept. First-order
             MAML is `grad_callback=jax.lax.stop_gradient` instead.
-        grad_callback: Gradients to gradients, before the transform, e.g. clipping.
+        grad_callback: Function of the gradients that gives the gradients for the
+            transform, such as clipping.
 
     Yields:
         The model with fast parameters and the optimizer that trains it.

@@ -1,4 +1,4 @@
-"""Settings of an optimizer taken out, to be learned, and put back."""
+"""Take an optimizer's settings out, to learn them, and put them back."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,13 +11,13 @@ from jax.tree_util import DictKey, GetAttrKey, KeyPath, SequenceKey
 from jmeta._core import validate
 from jmeta._core.tree import is_float, strongly_typed
 from jmeta._core.typing import PyTree
-from jmeta.higher._groups import by_label, group_labels
-from jmeta.optim._finite.own import is_own, own
+from jmeta.higher._groups import group_labels, values_by_label
+from jmeta.optim._finite.own import is_marked_finite, mark_finite
 from jmeta.optim.hyperparams import Assignment, assign, places
 
 
 def get_trainable_opt_params(tx: optax.GradientTransformation) -> dict[str, Any]:
-    """The numeric settings of an optimizer, in the form of an `override`.
+    """Take the numeric settings of an optimizer, in the form of an `override`.
 
     Args:
         tx: `jmeta.optim.*`, `optax.inject_hyperparams(...)(...)`, or
@@ -25,13 +25,15 @@ def get_trainable_opt_params(tx: optax.GradientTransformation) -> dict[str, Any]
             function.
 
     Returns:
-        `{name: [value for each parameter group]}` of arrays, tuples for pairs; for a
-        name that only some groups have `{label: value}`. Booleans such as `nesterov`
-        are fixed in the factory and left out. A schedule counts with its first value.
+        `{name: [value for each parameter group]}`, with arrays as values and tuples of
+        them for pairs. A name that only some groups have gets `{label: value}`.
+        Booleans such as `nesterov` are fixed in the factory and left out. A schedule of
+        a `jmeta.optim` optimizer counts with its first value; one that
+        `optax.inject_hyperparams` computes anew in every update is left out.
 
     Raises:
         TypeError: `tx` is no transform.
-        ValueError: It keeps no settings in its state, or one of them twice.
+        ValueError: `tx` keeps no settings in its state, or one of them twice.
 
     Example:
         >>> import jmeta
@@ -71,6 +73,7 @@ def get_trainable_opt_params(tx: optax.GradientTransformation) -> dict[str, Any]
 
 
 def _is_trainable(place, name):
+    """Whether a setting is of floats and optax does not compute it in every update."""
     leaves = jax.tree.leaves(place.values[name])
     return name not in place.scheduled and all(map(is_float, leaves))
 
@@ -78,20 +81,21 @@ def _is_trainable(place, name):
 def apply_trainable_opt_params(
     tx: optax.GradientTransformation, values: Mapping[str, Any]
 ) -> optax.GradientTransformationExtraArgs:
-    """The same optimizer with other settings, such as learned ones.
+    """Make the same optimizer with other settings, such as learned ones.
 
     Args:
-        tx: The optimizer.
-        values: As `get_trainable_opt_params` gives them and an `override` takes them.
-            Names that are left out keep their value.
+        tx: The optimizer, `jmeta.optim.*` or any transform with settings in its state.
+        values: Settings by name, in a form that `get_trainable_opt_params` gives and
+            `override` takes. Names that are left out keep their value.
 
     Returns:
-        A new transform, whose state begins with these values; one takes the place of a
-        schedule for good.
+        A new transform, whose state begins with these values. A value for a setting
+        that follows a schedule replaces the schedule in all steps.
 
     Raises:
         TypeError: `tx` is no transform, or `values` no mapping.
-        ValueError: An unknown name, or a value that does not fit; from its `init`.
+        ValueError: An unknown name, or a value that does not fit; raised by the new
+            transform's `init`.
 
     Example:
         >>> import jmeta
@@ -105,7 +109,7 @@ def apply_trainable_opt_params(
     inner_update = optax.with_extra_args_support(tx).update
 
     def targets(opt_state, params):
-        overrides = by_label(values, group_labels(opt_state))
+        overrides = values_by_label(values, group_labels(opt_state))
         return assign(overrides, opt_state, 1, params)
 
     def init(params: PyTree) -> PyTree:
@@ -121,12 +125,12 @@ def apply_trainable_opt_params(
     ) -> tuple[PyTree, PyTree]:
         updates, new = inner_update(updates, state, params, **extra_args)
         for target in targets(state, params):
-            # a schedule inside does not move it on
+            # A schedule inside `tx` has moved the setting on; put the value back.
             new = _set_at(new, _path(target), _get_at(state, _path(target)))
         return updates, new
 
     new = optax.GradientTransformationExtraArgs(init, update)
-    return own(new) if is_own(tx) else new
+    return mark_finite(new) if is_marked_finite(tx) else new
 
 
 def _path(target: Assignment) -> KeyPath:

@@ -1,35 +1,36 @@
-"""One thread at a time."""
+"""Let only one thread at a time take a step."""
 
 import contextlib
 import threading
 from collections.abc import Iterator
 
 
-class Turn:
-    """Raises when a second thread comes while a first one is at work.
+class ThreadGuard:
+    """Raises an error when a second thread enters while a first one is inside.
 
-    What both would read before either has written loses one of two updates. The thread
-    that is at work may enter again. It can be copied, which a lock cannot.
+    If both read the parameters before either has written, one of two updates is lost.
+    The thread that is inside may enter again. Unlike a lock, a guard can be copied, so
+    a model that has one can be too.
     """
 
     def __init__(self):
         self._holder: dict[str, tuple[int, object]] = {}
 
     @contextlib.contextmanager
-    def taken(self) -> Iterator[None]:
-        """Be at work for a while.
+    def held(self) -> Iterator[None]:
+        """Hold the guard for this thread until the context ends.
 
         Raises:
-            RuntimeError: Another thread is.
+            RuntimeError: Another thread holds it.
 
         Example:
-            >>> turn = Turn()
-            >>> with turn.taken(), turn.taken():
+            >>> guard = ThreadGuard()
+            >>> with guard.held(), guard.held():
             ...     print("the same thread")
             the same thread
         """
         mine = threading.get_ident(), object()
-        # of two threads one sets, in one operation that cannot be interrupted
+        # `setdefault` cannot be interrupted, so of two threads only one becomes holder.
         holder = self._holder.setdefault("thread", mine)
         if holder[0] != mine[0]:
             raise RuntimeError(
