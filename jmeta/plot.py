@@ -1,4 +1,4 @@
-"""Pictures of runs, hypergradients and adaptation, on an axes of yours or a new one."""
+"""Plots of runs, hypergradients and adaptation, on given axes or new ones."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,19 +13,19 @@ from jmeta._loop.inner_loop import Run
 
 
 def hypergradients(values: PyTree, ax: Any = None) -> Any:
-    """Draw the hypergradient of each step, where it is large and where it flips.
+    """Draw the hypergradient of each step, to see where it is large or changes sign.
 
     The axis is symmetric-logarithmic, since hypergradients of long runs differ by
     orders of magnitude and in sign.
 
     Args:
-        values: Arrays with a leading axis of steps in a pytree: the gradient by an
-            `lr` of shape `[steps]`, or by `perturbations`. Of an entry with further
-            axes its norm is drawn.
-        ax: Matplotlib axes; default a new figure's.
+        values: Pytree of arrays with a leading axis of steps, such as the gradient by
+            an `lr` of shape `[steps]` or by `perturbations`. If a leaf has further
+            axes, the norm over them is drawn.
+        ax: Matplotlib axes to draw on. Default those of a new figure.
 
     Returns:
-        The axes.
+        The axes with the picture.
 
     Raises:
         TypeError: Anything but arrays.
@@ -41,35 +41,35 @@ def hypergradients(values: PyTree, ax: Any = None) -> Any:
     validate.arrays("values", values)
     curves = {}
     for path, leaf in tree_leaves_with_path(values):
-        curve = _array("values", leaf)
-        _check_steps("values", curve, path)
+        curve = _real_array("values", leaf)
+        _check_step_axis("values", curve, path)
         name = keystr(path, simple=True, separator=".") or "hypergradient"
         if curve.ndim > 1:
             name = f"norm of {name}"
             curve = np.linalg.norm(curve.reshape(len(curve), -1), axis=1)
         curves[name] = curve
-    ax = _axes(ax)
+    ax = _given_or_new_axes(ax)
     ax.axhline(0.0, color="0.7", linewidth=1)
     for name, curve in curves.items():
         ax.plot(curve, marker="o", markersize=3, label=name)
-    ax.set_yscale("symlog", linthresh=_threshold(list(curves.values())))
-    return _finish(ax, "step", "hypergradient")
+    ax.set_yscale("symlog", linthresh=_linear_below(list(curves.values())))
+    return _label_axes(ax, "step", "hypergradient")
 
 
 def losses(run: Run | Mapping[str, Run | ArrayLike] | ArrayLike, ax: Any = None) -> Any:
     """Draw the inner loss before each step, of one run or of several by name.
 
     Args:
-        run: A `Run`, its losses, or a mapping from names to either. Runs of a batch
-            of tasks, losses of shape `[B, steps]`, are drawn as their mean with a band
-            from the 10th to the 90th percentile.
-        ax: Matplotlib axes; default a new figure's.
+        run: A `Run`, its losses of shape `[steps]`, or a mapping from names to either.
+            Losses of a batch of tasks, shape `[B, steps]`, are drawn as their mean
+            with a band from the 10th to the 90th percentile.
+        ax: Matplotlib axes to draw on. Default those of a new figure.
 
     Returns:
-        The axes.
+        The axes with the picture.
 
     Raises:
-        TypeError: Neither a run nor an array.
+        TypeError: `run` holds anything but runs and arrays.
         ValueError: Losses without an axis of steps.
 
     Example:
@@ -81,12 +81,12 @@ def losses(run: Run | Mapping[str, Run | ArrayLike] | ArrayLike, ax: Any = None)
     """
     named = run if isinstance(run, Mapping) else {"inner loss": run}
     curves = {
-        name: _array("run", one.losses if isinstance(one, Run) else one)
+        name: _real_array("run", one.losses if isinstance(one, Run) else one)
         for name, one in named.items()
     }
     for name, curve in curves.items():
-        _check_steps("run", curve, (DictKey(name),))
-    ax = _axes(ax)
+        _check_step_axis("run", curve, (DictKey(name),))
+    ax = _given_or_new_axes(ax)
     for name, curve in curves.items():
         tasks = curve.reshape(-1, curve.shape[-1])
         (line,) = ax.plot(tasks.mean(0), label=name)
@@ -94,22 +94,22 @@ def losses(run: Run | Mapping[str, Run | ArrayLike] | ArrayLike, ax: Any = None)
             low, high = np.percentile(tasks, [10, 90], axis=0)
             steps = np.arange(tasks.shape[1])
             ax.fill_between(steps, low, high, color=line.get_color(), alpha=0.2)
-    return _finish(ax, "step", "inner loss")
+    return _label_axes(ax, "step", "inner loss")
 
 
 def history(run: Run, ax: Any = None) -> Any:
-    """Draw how far each parameter has gone from where it started.
+    """Draw how far each parameter is from its initial value after each step.
 
     Args:
-        run: A `Run` with `history=True`.
-        ax: Matplotlib axes; default a new figure's.
+        run: The result of a single `inner_loop(..., history=True)`.
+        ax: Matplotlib axes to draw on. Default those of a new figure.
 
     Returns:
-        The axes, with the norm of the way for each leaf of the parameters.
+        The axes, with the norm of the distance for each leaf of the parameters.
 
     Raises:
         TypeError: `run` is no `Run`.
-        ValueError: The history was not kept.
+        ValueError: The history was not kept, or `run` is of a batch of loops.
 
     Example:
         >>> import matplotlib, jmeta
@@ -131,12 +131,12 @@ def history(run: Run, ax: Any = None) -> Any:
             "`run` must be of a single loop; got `losses` of shape"
             f" {np.shape(run.losses)}. Take one of the runs by `jax.tree.map`."
         )
-    ax = _axes(ax)
+    ax = _given_or_new_axes(ax)
     for path, leaf in tree_leaves_with_path(run.history):
-        way = np.asarray(leaf) - np.asarray(leaf)[0]
-        distance = np.linalg.norm(way.reshape(len(way), -1), axis=1)
+        moved = np.asarray(leaf) - np.asarray(leaf)[0]
+        distance = np.linalg.norm(moved.reshape(len(moved), -1), axis=1)
         ax.plot(distance, label=keystr(path, simple=True, separator=".") or "params")
-    return _finish(ax, "time", "distance from the initial parameters")
+    return _label_axes(ax, "time", "distance from the initial parameters")
 
 
 def adaptation(
@@ -151,18 +151,19 @@ def adaptation(
 
     Args:
         x: Inputs, shape `[n]` or `[n, 1]`, in any order.
-        outputs: Predictions at `x` by name, each `[n]` or `[n, 1]`, from before to
-            after; the last is drawn as a full line.
-        seen: The support set, `task.support`, drawn as points.
-        truth: Targets at `x`, drawn in black.
-        ax: Matplotlib axes; default a new figure's.
+        outputs: Predictions at `x` by name, each of shape `[n]` or `[n, 1]`, in the
+            order of adaptation; the last one is drawn as a full line.
+        seen: Inputs and targets of the support set, `task.support`, drawn as points.
+        truth: Targets at `x`, shape `[n]` or `[n, 1]`, drawn in black.
+        ax: Matplotlib axes to draw on. Default those of a new figure.
 
     Returns:
-        The axes.
+        The axes with the picture.
 
     Raises:
         TypeError: Anything but arrays, or `outputs` is no mapping.
-        ValueError: More than one input or output, or another number of them.
+        ValueError: Inputs or outputs of more than one number each, or arrays of
+            different lengths.
 
     Example:
         >>> import matplotlib, numpy as np, jmeta
@@ -172,14 +173,14 @@ def adaptation(
         >>> [line.get_label() for line in ax.get_lines()]
         ['truth', 'before', 'after']
     """
-    x = _curve("x", x)
+    x = _as_row("x", x)
     order = np.argsort(x)
     use = "Pass for example `{'after': y}`."
     validate.mapping("outputs", outputs, use=use)
-    curves = {name: _curve("outputs", y, x, name) for name, y in outputs.items()}
-    black = None if truth is None else _curve("truth", truth, x)
-    points = None if seen is None else _points(seen)
-    ax = _axes(ax)
+    curves = {name: _as_row("outputs", y, x, name) for name, y in outputs.items()}
+    black = None if truth is None else _as_row("truth", truth, x)
+    points = None if seen is None else _support_points(seen)
+    ax = _given_or_new_axes(ax)
     if black is not None:
         ax.plot(x[order], black[order], color="k", linewidth=1, label="truth")
     if points is not None:
@@ -204,19 +205,20 @@ def accuracy(
     """Draw mean accuracy over tasks with its 95 % confidence interval.
 
     Args:
-        values: Accuracies between 0 and 1 of `tasks` tasks, or several such by name:
+        values: Accuracies between 0 and 1, or a mapping from names to such. Shape
             `[points, tasks]` is drawn as a curve with a band, `[tasks]` as a bar.
-        x: Where the points are, `[points]`: inner steps, meta-steps; default 0, 1, ...
-        label: What `x` is.
-        ax: Matplotlib axes; default a new figure's.
+        x: Positions of the points, shape `[points]`, such as inner steps or meta-steps.
+            Default 0, 1, ...
+        label: Text at the x axis.
+        ax: Matplotlib axes to draw on. Default those of a new figure.
 
     Returns:
-        The axes. The interval is 1.96 standard errors of the mean to both sides.
+        The axes. The interval is the mean plus and minus 1.96 standard errors.
 
     Raises:
         TypeError: Anything but arrays.
-        ValueError: Another number of points in `x`, or an array of another rank, of
-            fewer than two tasks, or with numbers that are no accuracies.
+        ValueError: `x` has another number of points; or an array has another rank,
+            fewer than two tasks, or numbers that are no accuracies.
 
     Example:
         >>> import matplotlib, numpy as np, jmeta
@@ -226,8 +228,8 @@ def accuracy(
         [0.25, 0.7, 0.8]
     """
     named = values if isinstance(values, Mapping) else {"accuracy": values}
-    named = {name: _array("values", rows) for name, rows in named.items()}
-    at = None if x is None else _array("x", x)
+    named = {name: _real_array("values", rows) for name, rows in named.items()}
+    at = None if x is None else _real_array("x", x)
     validate.instance("label", label, str, "a string")
     for name, rows in named.items():
         if rows.ndim not in (1, 2) or rows.shape[-1] < 2 or not rows.size:
@@ -245,7 +247,7 @@ def accuracy(
                 "`x` must have an entry for each of the points of `values`; got shape"
                 f" {at.shape}, expected {rows.shape[:-1]} for {name!r}."
             )
-    ax = _axes(ax)
+    ax = _given_or_new_axes(ax)
     for name, rows in named.items():
         mean = rows.mean(-1)
         half = 1.96 * rows.std(-1, ddof=1) / np.sqrt(rows.shape[-1])
@@ -266,7 +268,7 @@ def accuracy(
     return ax
 
 
-def _axes(ax):
+def _given_or_new_axes(ax):
     if ax is None:
         return _matplotlib("pyplot").subplots(layout="constrained")[1]
     use = "Make one by `ax = plt.subplots()[1]`, or leave it out."
@@ -274,7 +276,7 @@ def _axes(ax):
     return ax
 
 
-def _finish(ax, x, y):
+def _label_axes(ax, x, y):
     ax.set_xlabel(x)
     ax.set_ylabel(y)
     ax.xaxis.set_major_locator(_matplotlib("ticker").MaxNLocator(integer=True))
@@ -284,11 +286,12 @@ def _finish(ax, x, y):
 
 
 def _matplotlib(module):
+    """Import a module of matplotlib, which comes with an extra of the package."""
     return extras.load(f"matplotlib.{module}", "plot", "`jmeta.plot`")
 
 
-def _array(argument, values):
-    """Real numbers, of whatever JAX or numpy can make an array."""
+def _real_array(argument, values):
+    """Convert to an array of real numbers, or refuse the values."""
     try:
         array = np.asarray(values)
         if array.dtype.kind in "OSUMmc":
@@ -301,9 +304,9 @@ def _array(argument, values):
         ) from None
 
 
-def _curve(argument, values, x=None, name=None):
-    """Numbers in a row, as many as there are inputs."""
-    curve = _array(argument, values)
+def _as_row(argument, values, x=None, name=None):
+    """Convert to shape `[n]`, with as many numbers as there are inputs `x`."""
+    curve = _real_array(argument, values)
     shape = curve.shape
     if curve.ndim == 2 and shape[1] == 1:
         curve = curve[:, 0]
@@ -317,19 +320,19 @@ def _curve(argument, values, x=None, name=None):
     return curve
 
 
-def _points(seen):
-    """The inputs and targets of a support set."""
+def _support_points(seen):
+    """The inputs and targets of a support set, each of shape `[n]`."""
     if not isinstance(seen, tuple | list) or len(seen) != 2:
         raise TypeError(
             "`seen` must be a pair of inputs and targets, such as `task.support`; got"
             f" {validate.kind(seen)}."
         )
-    x = _curve("seen", seen[0])
-    return x, _curve("seen", seen[1], x)
+    x = _as_row("seen", seen[0])
+    return x, _as_row("seen", seen[1], x)
 
 
-def _threshold(curves):
-    """Below it the axis is linear: the smallest that counts beside the largest."""
+def _linear_below(curves):
+    """Where the axis becomes linear: the least size, at least 1e-4 of the largest."""
     sizes = np.abs(np.concatenate(curves)) if curves else np.ones(1)
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
     if not sizes.size:
@@ -337,7 +340,7 @@ def _threshold(curves):
     return float(max(sizes.min(), sizes.max() * 1e-4))
 
 
-def _check_steps(argument, curve, path):
+def _check_step_axis(argument, curve, path):
     if not curve.size or not curve.ndim:
         got = f"shape {curve.shape}" if curve.ndim else "a scalar"
         raise ValueError(

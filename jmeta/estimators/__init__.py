@@ -1,4 +1,4 @@
-"""Gradients of a loss from its values alone."""
+"""Gradients of a loss from its values alone, where it has no useful derivative."""
 
 from jmeta.estimators.evolution_strategies import (
     Antithetic as Antithetic,

@@ -16,29 +16,32 @@ from jmeta._core.keys import with_optional_key
 from jmeta._core.tree import is_float
 from jmeta._core.typing import Key, PyTree
 
-_OF_FN = 2**32 - 1
-"""Folded into a sample's key for the one that `fn` gets."""
+_FN_KEY_DATA = 2**32 - 1
+"""The number that is folded into a sample's key to make the key that `fn` gets."""
 
 At = Callable[[int], jax.Array]
 """`at(s)` is `fn(params + s * sigma * direction)`, for s of -1, 0 and 1."""
 
 
 class Estimator(Protocol):
-    """What is made of the function's values along one random direction."""
+    """A rule that makes an estimate from the function's values along one direction."""
 
     def __call__(self, at: At) -> tuple[jax.Array, jax.Array]:
-        """The value, and the rise over `sigma`, that weights the direction."""
+        """Estimate the value and the rise of the function over a distance of `sigma`.
+
+        The gradient is the mean of `rise / sigma * direction` over random directions.
+        """
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Antithetic:
-    """The difference of opposite points: two evaluations a sample, least variance.
+    """Use the difference of two opposite points: two evaluations per sample.
 
         (fn(params + sigma eps) - fn(params - sigma eps)) eps / (2 sigma)
 
-    Even terms of the function cancel, so that its variance stays bounded as sigma goes
-    to 0.
+    It has the least variance of the three. Even terms of the function cancel, so the
+    variance stays bounded as sigma goes to 0.
 
     Example:
         >>> at = {-1: 4.0, 0: 9.0, 1: 16.0}.get
@@ -51,14 +54,14 @@ class Antithetic:
     """
 
     def __call__(self, at: At) -> tuple[jax.Array, jax.Array]:
-        """The mean and half the difference of the two points."""
+        """Return the mean and half the difference of the values at the two points."""
         plus, minus = at(1), at(-1)
         return (plus + minus) / 2, (plus - minus) / 2
 
 
 @dataclasses.dataclass(frozen=True)
 class ForwardDifference:
-    """The difference from the centre: one evaluation a sample, one for the centre.
+    """Use the difference from the centre: one evaluation per sample, one at the centre.
 
         (fn(params + sigma eps) - fn(params)) eps / sigma
 
@@ -73,18 +76,19 @@ class ForwardDifference:
     """
 
     def __call__(self, at: At) -> tuple[jax.Array, jax.Array]:
-        """The point, and what it lies above the centre."""
+        """Return the value at the point, and how much it is above the centre."""
         point = at(1)
         return point, point - at(0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Naive:
-    """The value itself: one evaluation a sample, most variance.
+    """Use the value itself: one evaluation per sample.
 
         fn(params + sigma eps) eps / sigma
 
-    A constant added to the function changes no mean and adds variance.
+    It has the most variance of the three. A constant that is added to the function does
+    not change the mean of the estimate but adds to its variance.
 
     Example:
         >>> at = {-1: 4.0, 0: 9.0, 1: 16.0}.get
@@ -96,7 +100,7 @@ class Naive:
     """
 
     def __call__(self, at: At) -> tuple[jax.Array, jax.Array]:
-        """The point, twice."""
+        """Return the value at the point, also as the rise."""
         point = at(1)
         return point, point
 
@@ -109,37 +113,38 @@ def es_value_and_grad(
     method: Estimator = Antithetic(),
     chunk_size: int | None = None,
 ) -> Callable[..., tuple[jax.Array, PyTree]]:
-    """Value and gradient of a function that need not be differentiable.
+    """Make a function that estimates value and gradient, of `fn` without derivatives.
 
-    Both are unbiased estimates, with every `method`, for the function smoothed by
-    Gaussian noise,
+    With every `method` both are unbiased estimates for the function smoothed by
+    Gaussian noise:
 
         smoothed(params) = E[fn(params + sigma eps)],  eps ~ N(0, 1)
 
-    which has a gradient where `fn` has none (accuracy, rounding, a game's score) and
-    a useful one where the function's own is chaotic, as after many inner steps. For a
-    quadratic `fn` it is the gradient of `fn` at every `sigma`.
+    It has a gradient where `fn` has none (accuracy, rounding, a game's score), and a
+    useful one where that of `fn` is chaotic, as after many inner steps. For a quadratic
+    `fn` its gradient is that of `fn`, at every `sigma`.
 
     Args:
-        fn: `fn(params, *args[, key=]) -> scalar` in JAX. It gets a key if and only if
-            it has a parameter named `key` that `args` leave: one for each sample, the
-            same at both of its points. A function outside JAX works by
+        fn: `fn(params, *args[, key=]) -> scalar` in JAX. If it has a parameter named
+            `key` that `args` do not fill, it gets a key: one for each sample, the same
+            at both points of the sample. To use a function outside JAX, wrap it in
             `jax.pure_callback(..., vmap_method="sequential")`.
         sigma: Standard deviation of the noise, in the unit of the parameters.
-        samples: How many random directions.
-        method: `Antithetic()`, `ForwardDifference()` or `Naive()`.
-        chunk_size: Directions at a time, by `vmap`; memory is that of so many
-            evaluations. It divides `samples`. Default all.
+        samples: Number of random directions.
+        method: The rule that makes an estimate from the values along one direction:
+            `Antithetic()`, `ForwardDifference()` or `Naive()`.
+        chunk_size: Number of directions that are evaluated at a time, by `vmap`; memory
+            grows with it. It must divide `samples`. Default all.
 
     Returns:
         A function `(params, *args, key) -> (value, grad)`, with `grad` like `params`.
-        `args` are the same for all samples, so a key among them is a common random
-        number. Jit it, or the function around it.
+        All samples get the same `args`, so a key among them gives all samples the same
+        random numbers. The function is not jitted.
 
     Raises:
-        ValueError: `sigma`, `samples` or `chunk_size` out of range; `fn` gives no
+        ValueError: `sigma`, `samples` or `chunk_size` is out of range, or `fn` gives no
             scalar.
-        TypeError: An argument of the wrong kind; a parameter that is not a float.
+        TypeError: An argument of the wrong kind, or a parameter that is not a float.
 
     Example:
         >>> import jax, jax.numpy as jnp, jmeta
@@ -170,10 +175,11 @@ def es_value_and_grad(
         def sample(i):
             sample_key = jax.random.fold_in(key, i)
             direction = _normal_like(sample_key, params)
-            # none of those split for the leaves, which are as if folded in 0, 1, ...
-            fn_key = jax.random.fold_in(sample_key, _OF_FN)
+            # `_normal_like` splits the same key, which gives keys as if 0, 1, ... were
+            # folded in. A number that large keeps this key apart from those.
+            fn_key = jax.random.fold_in(sample_key, _FN_KEY_DATA)
             at = lambda s: call(_moved(params, direction, s, sigma), *args, key=fn_key)
-            value, rise = method(lambda s: _scalar(at(s)))
+            value, rise = method(lambda s: _checked_scalar(at(s)))
             scaled = rise / sigma
             return value, jax.tree.map(
                 lambda e: (scaled * e).astype(e.dtype), direction
@@ -196,14 +202,17 @@ def es_value_and_grad(
 
 
 def _moved(params, direction, sign, sigma):
+    """The parameters at `sign * sigma` along a direction."""
     if sign == 0:
-        return params  # not mapped, so the centre is evaluated once
+        # These do not depend on the sample, so `vmap` evaluates the centre only once.
+        return params
     return jax.tree.map(
         lambda p, e: p + jnp.asarray(sign * sigma, e.dtype) * e, params, direction
     )
 
 
-def _scalar(value):
+def _checked_scalar(value):
+    """What `fn` returned as a float; anything but a scalar is refused."""
     if jax.tree.structure(value) != jax.tree.structure(0):
         raise TypeError(
             f"`fn` must return a scalar; got {validate.kind(value)}. Leave out what it"
@@ -220,6 +229,7 @@ def _scalar(value):
 
 
 def _normal_like(key, params):
+    """Standard normal numbers in the shapes and dtypes of the parameters."""
     leaves, treedef = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
     return treedef.unflatten(
