@@ -1,4 +1,4 @@
-"""Which matrix product a convolution becomes."""
+"""Choose the matrix product that a convolution becomes."""
 
 import jax
 
@@ -7,17 +7,17 @@ from jmeta.convolution._winograd import winograd
 
 
 def by_shape(x: jax.Array, w: jax.Array, conv: Convolution) -> jax.Array:
-    """`winograd` where it measured faster than `patches`, which else takes it.
+    """Convolve by `winograd` where it measured faster, and by `patches` elsewhere.
 
     Measured on one CPU core, as value and gradient of a window of 3 x 3: from 16
-    channels and 5 columns on `winograd` takes 0.65 to 0.9 of the time. Half precision,
-    whose sums it would round more, and accelerators, where it was not measured, get
-    `patches`.
+    channels and 5 columns on `winograd` takes 0.65 to 0.9 of the time. Half precision
+    gets `patches`, since `winograd` would round its sums more. So do accelerators,
+    where `winograd` was not measured.
 
     Args:
         x: Inputs `[N, *spatial, C]`.
         w: Kernel `[*window, C, O]`.
-        conv: Strides, padding, dilations, precision and dtype.
+        conv: Strides, padding, dilations, precision and dtype of the convolution.
 
     Returns:
         Outputs `[N, *spatial, O]`.

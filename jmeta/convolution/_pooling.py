@@ -10,12 +10,12 @@ from jax import lax
 
 
 def sum_pool(x: jax.Array, window: Sequence[int]) -> jax.Array:
-    """Sum of each window.
+    """Sum the entries of each window.
 
     Args:
         x: Array of any shape.
-        window: Size, and stride, of the window along each axis. What is left over at
-            the end of an axis is dropped.
+        window: Size of the window along each axis, which is its stride too. Entries
+            left over at the end of an axis are dropped.
 
     Returns:
         Array with `size // window` entries along each axis.
@@ -28,15 +28,15 @@ def sum_pool(x: jax.Array, window: Sequence[int]) -> jax.Array:
 
 
 def max_pool(x: jax.Array, window: Sequence[int]) -> jax.Array:
-    """Maximum of each window; of equal entries the first takes the derivative.
+    """Take the maximum of each window.
 
-    That is the rule of `jax.lax.reduce_window`, in both modes of differentiation.
-    `jnp.max` would divide the derivative among them.
+    Of equal entries the first takes the derivative, as in `jax.lax.reduce_window` and
+    in both modes of differentiation. `jnp.max` would divide it among them.
 
     Args:
         x: Array of any shape.
-        window: Size, and stride, of the window along each axis. What is left over at
-            the end of an axis is dropped.
+        window: Size of the window along each axis, which is its stride too. Entries
+            left over at the end of an axis are dropped.
 
     Returns:
         Array with `size // window` entries along each axis.
@@ -49,26 +49,26 @@ def max_pool(x: jax.Array, window: Sequence[int]) -> jax.Array:
 
 
 def _larger(left, right):
-    # a NaN stays, as in `jax.lax.max`; that function would halve the derivative of ties
+    # A NaN stays, as in `jax.lax.max`, which would halve the derivative of ties.
     return jnp.where((left >= right) | (left != left), left, right)
 
 
 def _reduce(combine, x, window):
     """Combine the entries of each window.
 
-    XLA's CPU backend reduces one entry at a time what it fuses with other operations.
-    Elementwise operations on pieces of the array are several times faster, and so are
-    their derivatives.
+    XLA's CPU backend fuses reductions with other operations, and then reduces one entry
+    at a time. Elementwise operations on pieces of the array are several times faster,
+    and so are their derivatives.
     """
     tiles = _tiles(x, window)
-    # the last axis first: equal entries meet in row-major order
+    # From the last axis on, so that equal entries meet in row-major order.
     for axis in reversed(range(1, tiles.ndim, 2)):
         tiles = _fold(combine, tiles, axis)
     return tiles
 
 
 def _fold(combine, x, axis):
-    """Combine the entries along an axis, neighbour with neighbour; drop the axis."""
+    """Combine neighbouring entries along an axis until one is left; drop the axis."""
     size = x.shape[axis]
     if size == 1:
         return lax.squeeze(x, (axis,))

@@ -9,18 +9,19 @@ from jax import lax
 
 
 class Convolution(NamedTuple):
-    """How a convolution moves: what `jax.lax.conv_general_dilated` is told.
+    """Settings of one convolution, as `jax.lax.conv_general_dilated` takes them.
 
-    The inputs are `[N, *spatial, C]`, the kernel `[*window, C, O]`, the outputs
-    `[N, *spatial, O]`, whatever the layout of the original call.
+    The inputs are `[N, *spatial, C]`, the kernel is `[*window, C, O]` and the outputs
+    are `[N, *spatial, O]`, whatever the layout of the original call.
 
     Attributes:
-        strides: One per spatial axis.
-        padding: `(low, high)` per spatial axis; negative values crop.
-        input_dilation: One per spatial axis; more than 1 in a transposed convolution.
-        kernel_dilation: One per spatial axis.
-        precision: As in `jax.lax.dot_general`.
-        dtype: `preferred_element_type` of `jax.lax.dot_general`.
+        strides: Stride of the window along each spatial axis.
+        padding: `(low, high)` along each spatial axis; negative values crop.
+        input_dilation: Dilation of the inputs along each spatial axis, more than 1 in a
+            transposed convolution.
+        kernel_dilation: Dilation of the kernel along each spatial axis.
+        precision: Precision of the product, passed on to `jax.lax.dot_general`.
+        dtype: Type of the outputs, `preferred_element_type` of `jax.lax.dot_general`.
     """
 
     strides: Sequence[int]
@@ -32,20 +33,21 @@ class Convolution(NamedTuple):
 
 
 Product = Callable[[jax.Array, jax.Array, Convolution], jax.Array | None]
+"""`(x, w, conv) -> outputs` of a convolution, or None to leave it as it is."""
 
 
 def patches(x: jax.Array, w: jax.Array, conv: Convolution) -> jax.Array:
-    """One product of the input's patches with the kernel.
+    """Convolve by one product of the input's patches with the kernel.
 
         y[n, i, j, o] = sum_abc x[n, i + a, j + b, c] * w[a, b, c, o]
 
-    The patches are concatenated axis by axis, so that a window of `a * b` entries takes
-    `a + b` slices and what produced `x` is not computed again for each of them.
+    The patches are concatenated axis by axis. A window of `a * b` entries then takes
+    `a + b` slices, and XLA does not compute `x` again for each of them.
 
     Args:
         x: Inputs `[N, *spatial, C]`.
         w: Kernel `[*window, C, O]`.
-        conv: Strides, padding, dilations, precision and dtype.
+        conv: Strides, padding, dilations, precision and dtype of the convolution.
 
     Returns:
         Outputs `[N, *spatial, O]`.
@@ -58,13 +60,14 @@ def patches(x: jax.Array, w: jax.Array, conv: Convolution) -> jax.Array:
     """
     window = w.shape[:-2]
     x = pad(x, conv)
-    # the last axis first: features run as [*window, C], like the kernel's rows
+    # From the last axis on, so that the features are [*window, C] like the kernel.
     for axis in range(len(window), 0, -1):
-        size, step, hop = (
+        size, dilation, stride = (
             part[axis - 1] for part in (window, conv.kernel_dilation, conv.strides)
         )
-        x = lax.concatenate(shifts(x, axis, size, step, hop), x.ndim - 1)
-    # two axes and no more: XLA's CPU backend multiplies those fastest
+        slices = strided_slices(x, axis, size, dilation, stride)
+        x = lax.concatenate(slices, x.ndim - 1)
+    # XLA's CPU backend multiplies matrices faster than arrays of more axes.
     y = lax.dot_general(
         x.reshape(-1, x.shape[-1]),
         w.reshape(-1, w.shape[-1]),
@@ -82,16 +85,31 @@ def pad(x: jax.Array, conv: Convolution) -> jax.Array:
     return lax.pad(x, jnp.zeros((), x.dtype), config)
 
 
-def shifts(
-    x: jax.Array, axis: int, size: int, step: int, hop: int, count: int | None = None
+def strided_slices(
+    x: jax.Array,
+    axis: int,
+    size: int,
+    dilation: int,
+    stride: int,
+    count: int | None = None,
 ) -> list[jax.Array]:
-    """`x[k * step + i * hop]` for `i < count`, one array for each `k < size`.
+    """Slice an axis once for each entry of a window.
 
-    The default count is that of the windows that fit into the axis.
+    Args:
+        x: Array of any shape.
+        axis: Axis along which the window moves.
+        size: Number of entries of the window.
+        dilation: Distance between two entries of the window.
+        stride: Distance between two positions of the window.
+        count: Number of positions. None is as many as fit into the axis.
+
+    Returns:
+        For each `k < size` the entries `k * dilation + i * stride` with `i < count`.
     """
     if count is None:
-        count = (x.shape[axis] - (size - 1) * step - 1) // hop + 1
+        count = (x.shape[axis] - (size - 1) * dilation - 1) // stride + 1
+    starts = [k * dilation for k in range(size)]
     return [
-        lax.slice_in_dim(x, k * step, k * step + (count - 1) * hop + 1, hop, axis)
-        for k in range(size)
+        lax.slice_in_dim(x, start, start + (count - 1) * stride + 1, stride, axis)
+        for start in starts
     ]

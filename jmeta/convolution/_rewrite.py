@@ -25,6 +25,8 @@ from jmeta.convolution._pooling import max_pool, sum_pool
 from jmeta.convolution._product import Convolution, Product
 
 Rule = Callable[..., jax.Array | None]
+"""`(*operands, **params) -> output` of an operation, or None to leave it as it is."""
+
 Rules = dict[jex.Primitive, Rule]
 
 
@@ -37,26 +39,27 @@ def matmul_convs(
 ) -> Callable[..., Any]:
     """Return the same function with its convolutions as matrix products.
 
-    Where every task has weights of its own, `jax.vmap` turns a convolution into a
-    grouped one, whose derivatives are very slow, those of second order above all; so is
-    a convolution in a compiled loop on CPU. A matrix product becomes a batched product.
-    The numbers and the derivatives of every order are the same.
+    Where every task has its own weights, `jax.vmap` turns a convolution into a grouped
+    one. Derivatives of a grouped convolution are very slow, most of all those of second
+    order. A convolution in a compiled loop on CPU is slow too. A matrix product becomes
+    a batched product under `jax.vmap`. Values and derivatives of every order are the
+    same.
 
-    The function is traced at each call, and every convolution in it is replaced, also
+    The function is traced at each call. Every convolution in it is replaced, also
     inside `jax.jit`, `jax.checkpoint`, `jax.lax.scan` and `jax.lax.cond`. Max and sum
     pooling over windows that do not overlap becomes elementwise. On CPU a sum over the
-    pixels of images whose channels come last, as BatchNorm takes it, becomes a product
-    with ones, and so does what spreads a value over them. Grouped convolutions
+    pixels of images whose channels come last, as in BatchNorm, becomes a product with
+    ones, and so does a broadcast of a value to these pixels. Grouped convolutions
     (depthwise ones too), those inside a custom derivative rule, and everything else
     are left as they are.
 
     Args:
-        apply_fn: Function of arrays in pytrees; what it captures may be traced.
-        product: `product(x, w, convolution)`, which gives the outputs, or None to leave
-            this convolution as it is: `jmeta.convolution.patches`, `winograd`,
-            `by_shape`, which chooses between them, or a function of yours.
+        apply_fn: Function of arrays in pytrees. It may capture traced values.
+        product: Function `(x, w, convolution) -> outputs`, which may return None to
+            leave this convolution as it is. `jmeta.convolution` has `patches`,
+            `winograd` and `by_shape`, which chooses between them.
         pooling: Replace pooling too.
-        sums: Replace sums over pixels too: they take a quarter of the time of a
+        sums: Replace sums over pixels too. They take a quarter of the time of a
             hypergradient through BatchNorm.
 
     Returns:
@@ -65,7 +68,7 @@ def matmul_convs(
     Raises:
         TypeError: `apply_fn` or `product` is no function, or another argument is not
             True or False.
-        ValueError: `product` gives anything but the outputs, when it is called.
+        ValueError: `product` returns anything but the outputs or None.
 
     Example:
         >>> import flax.linen as nn
@@ -109,7 +112,7 @@ def matmul_convs(
             both = zip(leaves, traced, strict=True)
             args, kwargs = in_tree.unflatten([next(it) if t else x for x, t in both])
             out, out_tree = jax.tree.flatten(apply_fn(*args, **kwargs))
-            # what is no array, such as a Python float, keeps its type
+            # An output that is no array, such as a Python float, keeps its type.
             outputs[:] = [[None if _is_array(x) else x for x in out], out_tree]
             return [x for x in out if _is_array(x)]
 
@@ -122,7 +125,7 @@ def matmul_convs(
 
 
 def _evaluate(jaxpr: AnyJaxpr, args: Sequence[Any], rules: Rules) -> list[Any]:
-    """Run a jaxpr, with `rules` in place of some primitives."""
+    """Evaluate a jaxpr with `rules` in place of some primitives."""
 
     def visit(eqn, values):
         rule = rules.get(eqn.primitive)
@@ -141,9 +144,9 @@ def _evaluate(jaxpr: AnyJaxpr, args: Sequence[Any], rules: Rules) -> list[Any]:
 
 
 def _has_target(eqn: jex.JaxprEqn, rules: Rules) -> bool:
-    """Whether there is something to replace in the jaxprs of an equation."""
+    """Whether the jaxprs of an equation contain something to replace."""
     return any(
-        (inside.primitive in rules and not _sums.leaves_alone(inside))
+        (inside.primitive in rules and not _sums.has_nothing_to_spread(inside))
         or _has_target(inside, rules)
         for jaxpr in enterable_jaxprs(eqn)
         for inside in jaxpr.eqns
@@ -153,7 +156,10 @@ def _has_target(eqn: jex.JaxprEqn, rules: Rules) -> bool:
 def _convolve(
     product: Product, lhs: jax.Array, rhs: jax.Array, **params: Any
 ) -> jax.Array | None:
-    """One `conv_general_dilated` by `product`, in its layout; None to leave it."""
+    """Compute a `conv_general_dilated` by `product`; None to leave it as it is.
+
+    The operands are transposed to the layout of `product`, and its outputs back.
+    """
     if params["feature_group_count"] != 1 or params["batch_group_count"] != 1:
         return None
     if 0 in lhs.shape or 0 in rhs.shape:
@@ -188,7 +194,7 @@ def _convolve(
 def _pool(
     pool: Callable[..., jax.Array], x: jax.Array, **params: Any
 ) -> jax.Array | None:
-    """One pooling by `pool`; None to leave windows that overlap or are padded."""
+    """Compute a pooling by `pool`; None to leave windows that overlap or are padded."""
     window = params["window_dimensions"]
     plain = (
         window == params["window_strides"]

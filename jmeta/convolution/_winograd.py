@@ -1,4 +1,4 @@
-"""One convolution with a window of three by Winograd's minimal filtering."""
+"""One convolution with windows of three by Winograd's minimal filtering."""
 
 import functools
 import operator
@@ -8,28 +8,31 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jmeta.convolution._product import Convolution, pad, patches, shifts
+from jmeta.convolution._product import Convolution, pad, patches, strided_slices
 
-# F(2, 3): two outputs of three taps from four inputs with four products, not six
+# F(2, 3) of the paper: two outputs of a window of three, with four products, not six.
 _INPUT = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
 _KERNEL = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2
 _OUTPUT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
 
 
 def winograd(x: jax.Array, w: jax.Array, conv: Convolution) -> jax.Array:
-    """Two thirds of the products of `patches`, for windows of three on the last axis.
+    """Convolve with two thirds of the products of `patches`.
+
+    This is for windows of three entries on the last axis:
 
         y[2j + i] = sum_t OUTPUT[i, t] (INPUT[t] d_j) (KERNEL[t] w)
         d_j       = x[2j : 2j + 4]
 
-    The other axes of the window are taken as `patches` takes them. Sums and differences
-    of inputs round a little more than the direct sum does: about twice the error.
+    `y` are two neighbouring outputs, `d_j` the four inputs that they depend on. The
+    other axes of the window are treated as in `patches`. Sums and differences of inputs
+    round more than the direct sum does: the error is about twice as large.
 
     Args:
         x: Inputs `[N, *spatial, C]`.
-        w: Kernel `[*window, C, O]`. A last window axis that is not 3 long, or that is
-            strided or dilated, goes to `patches`.
-        conv: Strides, padding, dilations, precision and dtype.
+        w: Kernel `[*window, C, O]`. `patches` takes over if the last window axis does
+            not have length 3, or is strided or dilated.
+        conv: Strides, padding, dilations, precision and dtype of the convolution.
 
     Returns:
         Outputs `[N, *spatial, O]`.
@@ -54,12 +57,14 @@ def winograd(x: jax.Array, w: jax.Array, conv: Convolution) -> jax.Array:
     odd = [(0, 0, 0)] * x.ndim
     odd[axis] = (0, 2 * half - size, 0)
     x = lax.pad(x, jnp.zeros((), x.dtype), odd)
-    # [4, N, *spatial / 2, C], then the other axes' shifts: [4, N, *spatial / 2, rows]
-    pieces = shifts(x, axis, 4, 1, 2, half)
+    # [4, N, *spatial, C], half as long on the last axis. Concatenating the slices of
+    # the other axes then gives [4, N, *spatial, rows of the kernel].
+    pieces = strided_slices(x, axis, 4, 1, 2, half)
     d = jnp.stack([_combine(row, pieces) for row in _INPUT])
     for k in range(len(window), 0, -1):
-        step, hop = conv.kernel_dilation[k - 1], conv.strides[k - 1]
-        d = lax.concatenate(shifts(d, k + 1, window[k - 1], step, hop), d.ndim - 1)
+        dilation, stride = conv.kernel_dilation[k - 1], conv.strides[k - 1]
+        slices = strided_slices(d, k + 1, window[k - 1], dilation, stride)
+        d = lax.concatenate(slices, d.ndim - 1)
     taps = [lax.index_in_dim(w, k, len(window), keepdims=False) for k in range(3)]
     g = jnp.stack([_combine(row, taps) for row in _KERNEL])
     m = lax.dot_general(
