@@ -83,7 +83,7 @@ def adadelta(
     if is_plain(rho) and rho > 1:
         raise ValueError(f"`rho` must be at most 1; got {rho}.")
 
-    # torch/optim/adadelta.py, _single_tensor_adadelta
+    # This rule follows `_single_tensor_adadelta` in torch/optim/adadelta.py.
     def rule(hp, step, grad, param, square_avg, acc_delta):
         del step
         rho, eps = hp["rho"], hp["eps"]

@@ -107,7 +107,7 @@ def adafactor(
     settings = {
         "lr": lr,
         "beta2_decay": beta2_decay,
-        # a placeholder for None, whose value depends on the parameters
+        # 1.0 stands in for None until `init` knows the dtypes of the parameters.
         "eps": (1.0 if smallest is None else smallest, smallest_size),
         "d": d,
         "weight_decay": weight_decay,
@@ -125,7 +125,7 @@ def adafactor(
     if is_plain(beta2_decay) and not beta2_decay <= 0:
         raise ValueError(f"`beta2_decay` must be at most 0; got {beta2_decay}.")
 
-    # torch/optim/_adafactor.py, _single_tensor_adafactor
+    # This rule follows `_single_tensor_adafactor` in torch/optim/_adafactor.py.
     def rule(hp, step, grad, param, row_var, col_var, variance):
         scalar_settings("adafactor", hp, "beta2_decay", "eps", "d")
         lr, (smallest, smallest_size) = hp["lr"], hp["eps"]

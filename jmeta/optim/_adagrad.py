@@ -88,7 +88,7 @@ def adagrad(
         settings, {"maximize": maximize}, **dict.fromkeys(settings, (0, float("inf")))
     )
 
-    # torch/optim/adagrad.py, _single_tensor_adagrad
+    # This rule follows `_single_tensor_adagrad` in torch/optim/adagrad.py.
     def rule(hp, step, grad, param, sum):
         grad = (-grad if maximize else grad) + hp["weight_decay"] * param
         past = (step - 1).astype(hp["lr_decay"].dtype)

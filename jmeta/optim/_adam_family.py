@@ -65,7 +65,8 @@ def adam_family(
         weight_decay=(0, inf),
     )
 
-    # This is torch/optim/adam.py, _single_tensor_adam, the capturable branch.
+    # This rule follows the capturable branch of `_single_tensor_adam` in
+    # torch/optim/adam.py.
     def rule(hp, step, grad, param, exp_avg, exp_avg_sq, max_exp_avg_sq: Any = None):
         lr, eps, weight_decay = hp["lr"], hp["eps"], hp["weight_decay"]
         beta1, beta2 = hp["betas"]

@@ -90,7 +90,7 @@ def adamax(
         weight_decay=(0, inf),
     )
 
-    # torch/optim/adamax.py, _single_tensor_adamax
+    # This rule follows `_single_tensor_adamax` in torch/optim/adamax.py.
     def rule(hp, step, grad, param, exp_avg, exp_inf):
         beta1, beta2 = hp["betas"]
         grad = (-grad if maximize else grad) + hp["weight_decay"] * param

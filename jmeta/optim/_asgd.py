@@ -98,7 +98,7 @@ def asgd(
     inf = float("inf")
     check_settings(settings, {"maximize": maximize}, lr=(0, inf), weight_decay=(0, inf))
 
-    # torch/optim/asgd.py, _single_tensor_asgd
+    # This rule follows `_single_tensor_asgd` in torch/optim/asgd.py.
     def rule(hp, step, grad, param, eta, mu, ax):
         lr, lambd = hp["lr"], hp["lambd"]
         count = step.astype(lr.dtype)

@@ -142,7 +142,7 @@ def muon(
     )
     _check_dtype(ns_dtype)
 
-    # torch/optim/_muon.py, _single_tensor_muon
+    # This rule follows `_single_tensor_muon` in torch/optim/_muon.py.
     def rule(hp, step, grad, param, momentum_buffer):
         del step
         scalar_settings("muon", hp, "ns_coefficients", "eps")

@@ -107,7 +107,7 @@ def nadam(
         momentum_decay=(0, inf),
     )
 
-    # torch/optim/nadam.py, _single_tensor_nadam
+    # This rule follows `_single_tensor_nadam` in torch/optim/nadam.py.
     def rule(hp, step, grad, param, mu_product, exp_avg, exp_avg_sq):
         lr, weight_decay, momentum_decay = (
             hp[name] for name in ("lr", "weight_decay", "momentum_decay")

@@ -104,7 +104,7 @@ def radam(
         weight_decay=(0, inf),
     )
 
-    # torch/optim/radam.py, _single_tensor_radam
+    # This rule follows `_single_tensor_radam` in torch/optim/radam.py.
     def rule(hp, step, grad, param, exp_avg, exp_avg_sq):
         lr, weight_decay = hp["lr"], hp["weight_decay"]
         beta1, beta2 = hp["betas"]

@@ -103,7 +103,7 @@ def rmsprop(
         **dict.fromkeys(settings, (0, float("inf"))),
     )
 
-    # torch/optim/rmsprop.py, _single_tensor_rmsprop
+    # This rule follows `_single_tensor_rmsprop` in torch/optim/rmsprop.py.
     def rule(
         hp, step, grad, param, square_avg, momentum_buffer, started, grad_avg=None
     ):

@@ -92,7 +92,7 @@ def rprop(
         if not 0 < etas[0] < 1 < etas[1]:
             raise ValueError(f"`etas` must be 0 < etas[0] < 1 < etas[1]; got {etas}.")
 
-    # torch/optim/rprop.py, _single_tensor_rprop
+    # This rule follows `_single_tensor_rprop` in torch/optim/rprop.py.
     def rule(hp, step, grad, param, prev, step_size):
         del param
         etaminus, etaplus = hp["etas"]

@@ -99,7 +99,7 @@ def sgd(
     if nesterov:
         _check_nesterov(momentum, dampening)
 
-    # torch/optim/sgd.py, _single_tensor_sgd
+    # This rule follows `_single_tensor_sgd` in torch/optim/sgd.py.
     def rule(hp, step, grad, param, momentum_buffer, started):
         del step
         momentum = hp["momentum"]

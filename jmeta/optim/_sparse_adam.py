@@ -83,7 +83,7 @@ def sparse_adam(
         if is_plain(settings[name]) and not settings[name] > 0:
             raise ValueError(f"`{name}` must be above 0; got {settings[name]}.")
 
-    # torch/optim/_functional.py, sparse_adam
+    # This rule follows `sparse_adam` in torch/optim/_functional.py.
     def rule(hp, step, grad, param, exp_avg, exp_avg_sq):
         del param
         beta1, beta2 = hp["betas"]
