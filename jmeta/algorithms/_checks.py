@@ -45,6 +45,8 @@ def checked_loss(name: str, loss_fn: Callable[..., Any]) -> Callable[..., jax.Ar
         try:
             result = loss_fn(outputs, targets)
         except TypeError as error:
+            # An `apply_fn` with state gives a tuple, which is the usual mistake. Any
+            # other error is the loss function's own.
             if not isinstance(outputs, tuple | list):
                 raise
             raise TypeError(

@@ -178,6 +178,7 @@ def maml_plus_plus(
         rates, states = _entries_for_steps((meta_params.lr, meta_params.state), steps)
         run = inner_loop(
             *(_loss_on(model, task.support), meta_params.params, tx, steps),
+            # Each step gets its own statistics, through which no gradient goes.
             batches=jax.lax.stop_gradient(states),
             hyperparams={"lr": PerStep(PerLeaf(rates))},
             key=key,
@@ -236,6 +237,7 @@ def _weighted_loss(query_loss, run, meta_params, step_weights):
         loss, (outputs, state) = query_loss(run.params, last(states))
         states = jax.tree.map(lambda x, new: x.at[-1].set(new), states, state)
         return loss, outputs, states
+    # The history begins with the initial weights; the loss is that after each step.
     thetas = jax.tree.map(lambda x: x[1:], run.history)
     losses, (outputs, states) = jax.vmap(query_loss)(thetas, states)
     return jnp.sum(jnp.asarray(step_weights) * losses), last(outputs), states
@@ -245,5 +247,6 @@ def _statistics_update(states, new_states):
     """The number 0, whose gradient by the statistics is the old minus the new ones."""
     if states is None:
         return 0
+    # Subtracting the distance itself makes the number 0 and leaves its gradient.
     distance = proximal(states, jax.lax.stop_gradient(new_states), 1.0)
     return distance - jax.lax.stop_gradient(distance)

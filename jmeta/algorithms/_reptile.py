@@ -67,6 +67,7 @@ def reptile(
         params: PyTree, task: Task, key: Key | None = None
     ) -> tuple[jax.Array, Adapted]:
         check_task(task, key)
+        # The adapted weights are constants of the loss, so the loop is cut off.
         run = model.adapt(jax.lax.stop_gradient(params), task, key)
         adapted = jax.lax.stop_gradient(run.params)
         outputs = model.query_loss(adapted, task, key)[1]

@@ -40,7 +40,11 @@ def checked_meta_loss(meta_loss: Any, *args: Any) -> Callable[..., Any]:
 
 
 class NotAScalar(Exception):
-    """The meta-loss gives no floating-point scalar; the message says what to do."""
+    """The meta-loss gives no floating-point scalar; the message says what to do.
+
+    It has a class of its own so that `plan` can tell a wrong meta-loss, which concerns
+    the user, from an error of one candidate, which becomes that candidate's row.
+    """
 
 
 def _checked_scalar(loss):

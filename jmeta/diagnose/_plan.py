@@ -251,6 +251,7 @@ def _compile(make, adjoint, args, argnums):
     except Exception as error:  # the reason of a candidate that fails when traced
         return _failed_candidate(adjoint, error), None
     seconds = time.perf_counter() - start
+    # JAX gives None where the backend does not report its memory.
     memory = compiled.memory_analysis()
     if memory is None:
         return Candidate(adjoint, reason="the compiler gives no memory"), None

@@ -189,6 +189,7 @@ def es_value_and_grad(
             sums = jax.tree.map(lambda x: x.sum(0), jax.vmap(sample)(indices))
             return jax.tree.map(jnp.add, total, sums), None
 
+        # The sums are built up chunk by chunk, so that memory is that of one chunk.
         shapes = jax.eval_shape(sample, jnp.int32(0))
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         indices = jnp.arange(samples, dtype=jnp.int32).reshape(-1, chunk)

@@ -72,6 +72,7 @@ class FunctionalModel:
         if self.state is None:
             return self.apply_fn(params, *args, **kwargs)
         outputs, state = self.apply_fn(params, self.state, *args, **kwargs)
+        # Only a step may change the state: a call that evaluates must leave it alone.
         if self._differentiated is not None:
             self.state = jax.lax.stop_gradient(state)
         return outputs
