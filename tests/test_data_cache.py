@@ -36,15 +36,15 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_cache_is_made_again(damage, own_cache):
-    _cache.cached("x.npz", ARRAYS, lambda: ARRAYS)
+    _cache.load_or_make("x.npz", ARRAYS, lambda: ARRAYS)
     path = own_cache / "x.npz"
     whole = path.read_bytes()
     path.write_bytes(DAMAGES[damage](whole))
     made = []
-    found = _cache.cached("x.npz", ARRAYS, lambda: made.append(1) or ARRAYS)
+    found = _cache.load_or_make("x.npz", ARRAYS, lambda: made.append(1) or ARRAYS)
     assert made
     assert found is ARRAYS
-    again = _cache.cached("x.npz", ARRAYS, _never)
+    again = _cache.load_or_make("x.npz", ARRAYS, _never)
     assert np.array_equal(again["a"], ARRAYS["a"])
     assert again["b"].tolist() == ["x", "é"]
     assert list(own_cache.iterdir()) == [path]
@@ -62,24 +62,26 @@ FOREIGN = {
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("name", FOREIGN)
 def test_a_whole_archive_of_other_contents_is_made_again(name, signed, own_cache):
-    _cache.cached("x.npz", ARRAYS, lambda: ARRAYS)
+    _cache.load_or_make("x.npz", ARRAYS, lambda: ARRAYS)
     path = own_cache / "x.npz"
     with np.load(path) as stored:
         checksum = {"sha256": stored["sha256"]} if signed else {}
     np.savez_compressed(path, **FOREIGN[name], **checksum)
-    assert _cache.cached("x.npz", ARRAYS, lambda: ARRAYS) is ARRAYS
-    assert np.array_equal(_cache.cached("x.npz", ARRAYS, _never)["a"], ARRAYS["a"])
+    assert _cache.load_or_make("x.npz", ARRAYS, lambda: ARRAYS) is ARRAYS
+    assert np.array_equal(
+        _cache.load_or_make("x.npz", ARRAYS, _never)["a"], ARRAYS["a"]
+    )
 
 
 def test_a_folder_in_the_way_is_told_of(own_cache):
     (own_cache / "x.npz" / "inside").mkdir(parents=True)
     with pytest.warns(UserWarning, match="cannot be written"):
-        assert _cache.cached("x.npz", ARRAYS, lambda: ARRAYS) is ARRAYS
+        assert _cache.load_or_make("x.npz", ARRAYS, lambda: ARRAYS) is ARRAYS
     assert [path.name for path in own_cache.iterdir()] == ["x.npz"]
 
 
 def test_no_damage_comes_through(own_cache):
-    _cache.cached("x.npz", ARRAYS, lambda: ARRAYS)
+    _cache.load_or_make("x.npz", ARRAYS, lambda: ARRAYS)
     path = own_cache / "x.npz"
     whole = path.read_bytes()
     remade = 0
@@ -95,8 +97,8 @@ def test_no_damage_comes_through(own_cache):
 
 
 def test_a_cache_of_other_arrays_is_made_again(own_cache):
-    _cache.cached("x.npz", {"c"}, lambda: {"c": np.ones(1)})
-    assert set(_cache.cached("x.npz", ARRAYS, lambda: ARRAYS)) == {"a", "b"}
+    _cache.load_or_make("x.npz", {"c"}, lambda: {"c": np.ones(1)})
+    assert set(_cache.load_or_make("x.npz", ARRAYS, lambda: ARRAYS)) == {"a", "b"}
 
 
 def test_what_fails_leaves_nothing(own_cache, monkeypatch):
@@ -106,7 +108,7 @@ def test_what_fails_leaves_nothing(own_cache, monkeypatch):
 
     monkeypatch.setattr(np, "savez_compressed", fail)
     with pytest.raises(KeyboardInterrupt):
-        _cache.cached("x.npz", ARRAYS, lambda: ARRAYS)
+        _cache.load_or_make("x.npz", ARRAYS, lambda: ARRAYS)
     assert not list(own_cache.iterdir())
 
 
@@ -114,7 +116,7 @@ def test_a_cache_that_cannot_be_written_is_told_of(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.warns(UserWarning, match="cannot be written .*Set XDG_CACHE_HOME"):
-        found = _cache.cached("x.npz", ARRAYS, lambda: ARRAYS)
+        found = _cache.load_or_make("x.npz", ARRAYS, lambda: ARRAYS)
     assert found is ARRAYS
 
 
@@ -150,7 +152,7 @@ def test_writers_at_once_and_killed_ones_leave_it_whole(own_cache):
         writer.send_signal(signal.SIGKILL)
         writer.communicate()
     assert values <= {0, 1}
-    assert len(_cache.cached("x.npz", {"a"}, _never)["a"]) == 200_000
+    assert len(_cache.load_or_make("x.npz", {"a"}, _never)["a"]) == 200_000
 
 
 @pytest.mark.parametrize(

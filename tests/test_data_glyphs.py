@@ -45,7 +45,7 @@ def test_there_are_as_many_as_is_said():
     assert 1350 <= sizes.sum() < 1450
     np.testing.assert_allclose(sizes / sizes.sum(), [0.68, 0.14, 0.18], atol=0.005)
     for names, images in letters().values():
-        assert images.shape == (len(names), len(_render.HANDS), 28, 28)
+        assert images.shape == (len(names), len(_render.FONTS), 28, 28)
         assert images.dtype == np.uint8
 
 
@@ -133,7 +133,7 @@ def test_no_image_is_in_two_splits_at_any_turn():
 )
 def test_kinds(alike, letters):
     (path,) = _cache.folder().iterdir()
-    drawn = _cache.cached(path.name, GLYPHS._NAMES, _never)
+    drawn = _cache.load_or_make(path.name, GLYPHS._NAMES, _never)
     names = drawn["letters"].tolist()
     kinds = _kinds.kinds(names, drawn["somewhere"])
     assert (len({kinds[names.index(c)] for c in letters}) == 1) is alike
@@ -155,7 +155,7 @@ def test_letters_that_look_alike_are_found():
     everywhere, somewhere = _kinds.look_alikes(images)
     assert everywhere.tolist() == [[0, 1]]
     assert somewhere.tolist() == [[0, 1], [0, 2], [1, 2], [3, 4]]
-    assert _kinds.first_of_each(5, everywhere) == [0, 2, 3, 4]
+    assert _kinds.distinct_letters(5, everywhere) == [0, 2, 3, 4]
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -200,7 +200,7 @@ def test_errors(arguments, message):
 
 
 def test_missing_fonts(monkeypatch):
-    monkeypatch.setattr(_render, "HANDS", ("DejaVuNonsense",))
+    monkeypatch.setattr(_render, "FONTS", ("DejaVuNonsense",))
     with pytest.raises(FileNotFoundError, match=r"DejaVuNonsense\.ttf is missing"):
         _render.font_files()
 
@@ -208,7 +208,7 @@ def test_missing_fonts(monkeypatch):
 def test_letters_are_drawn_once(cache, monkeypatch):
     (path,) = cache.iterdir()
     before = letters()
-    monkeypatch.setattr(GLYPHS, "_draw", _never)
+    monkeypatch.setattr(GLYPHS, "_draw_and_compare", _never)
     forget()
     assert_trees_close(letters()["test"][1], before["test"][1], 0)
     assert list(cache.iterdir()) == [path]

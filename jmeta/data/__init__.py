@@ -1,7 +1,8 @@
-"""Few-shot tasks without a download, and from data of yours.
+"""Few-shot tasks that need no download, and tasks from your own data.
 
-Each function gives a sampler, a pure function of a key that makes one `jmeta.Task`: it
-can be jitted, mapped and scanned, and runs on the device. `batch` makes it give many.
+Each function returns a sampler: a pure function of a key that makes one `jmeta.Task`.
+It can be jitted, mapped and scanned, and runs on the device. `batch` turns it into a
+sampler of many tasks.
 """
 
 from jmeta.data._arrays import from_arrays as from_arrays

@@ -23,33 +23,35 @@ def from_arrays(
 ) -> FewShot:
     """N-way K-shot tasks from images with class labels.
 
-    Classes may have unequal numbers of images. Split by class before: pass the images
-    of the training classes for one sampler, those of the test classes for another.
+    Classes may have unequal numbers of images. Split the classes first: make one
+    sampler from the training classes, and another from the test classes.
 
     Args:
-        images: `[M, height, width]` or `[M, height, width, channels]`. uint8 is kept as
-            it is and scaled to 0..1 when drawn; bool becomes 0 and 1; floats are taken
-            as they are, in float32.
-        labels: `[M]`, whatever tells the classes apart: integers or strings.
-        ways: Classes in a task, N.
+        images: Images `[M, height, width]` or `[M, height, width, channels]`. uint8 is
+            stored as it is and scaled to 0..1 in a task; bool becomes 0 and 1; floats
+            are cast to float32.
+        labels: The class of each image, `[M]`: integers or strings.
+        ways: Number of classes in a task, N.
         shots: Images of each class to adapt to, K.
         queries: Images of each class to judge by, Q; none of them is in the support.
-        rotations: Turn each class of a task by a random multiple of 90 degrees, the
-            same for all its images, which makes four classes of one. Two turns of the
-            same class are never in one task, since an O has only one.
-        distortion: Show each image through a random affine map. With 0.1 it turns,
-            shears and scales by up to a tenth, and shifts by up to a tenth of half the
-            image. The outermost pixels fill what comes in.
+        rotations: Whether to turn each class of a task by a random multiple of 90
+            degrees, the same for all its images. This makes four classes of one. A task
+            never has two turns of the same class, since some look alike.
+        distortion: Strength of a random affine map of each image; 0 leaves images as
+            they are. With 0.1 the map turns, shears and scales by up to a tenth, and
+            shifts by up to a tenth of half the image. The outermost pixels are repeated
+            beyond the edge.
 
     Returns:
-        `sample(key) -> Task`, see `FewShot`: support x of shape `[N * K, height, width,
-        channels]` in float32 and y `[N * K]` in int32, class after class; the query
-        with Q in place of K.
+        A `FewShot`, `sample(key) -> Task`. The support has x of shape `[N * K, height,
+        width, channels]` in float32 and y of shape `[N * K]` in int32, class after
+        class. The query has Q in place of K.
 
     Raises:
-        ValueError: Fewer classes than `ways`; a class of fewer images than `shots +
-            queries`; shapes that do not fit; `rotations` of images that are not square.
-        TypeError: Integers that are not uint8, or no arrays.
+        ValueError: There are fewer classes than `ways`, or fewer images of a class than
+            `shots + queries`; shapes do not fit; or `rotations` is set for images that
+            are not square.
+        TypeError: The images are integers other than uint8, or no arrays.
 
     Example:
         >>> import jax, numpy as np
@@ -74,7 +76,7 @@ def from_arrays(
             f" {pixels.shape[1]} by {pixels.shape[2]}. Crop or pad them."
         )
     names, counts = np.unique(targets, return_counts=True)
-    _checks.enough(names, counts, ways, shots, queries)
+    _checks.enough_images(names, counts, ways, shots, queries)
     return FewShot(
         images=jnp.asarray(pixels[np.argsort(targets, kind="stable")]),
         first=jnp.asarray(np.cumsum(counts) - counts, jnp.int32),
@@ -92,7 +94,7 @@ def _array(name: str, value: Any) -> np.ndarray:
     use = "Pass arrays of one shape, stacked: `np.stack(images)`."
     try:
         array = np.asarray(value)
-    except ValueError as error:  # lists of unequal lengths
+    except ValueError as error:  # numpy cannot stack lists of unequal lengths
         raise ValueError(
             f"`{name}` must be an array; got {validate.kind(value)} of unequal shapes."
             f" {use}"

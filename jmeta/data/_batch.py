@@ -13,15 +13,15 @@ def batch(sample: Callable[[Key], Task], size: int) -> Callable[[Key], Task]:
     """A sampler of `size` independent tasks, stacked along a leading axis.
 
     Args:
-        sample: Gives one task from a key, as the functions of `jmeta.data` make it.
-        size: How many tasks.
+        sample: `key -> task`, such as the functions of `jmeta.data` make.
+        size: Number of tasks.
 
     Returns:
-        `key -> tasks`, with a leading axis of `size` on every leaf: what
-        `task_value_and_grad` and `task_map` take.
+        `key -> tasks`, with a leading axis of `size` on every leaf, as
+        `task_value_and_grad` and `task_map` take them.
 
     Raises:
-        TypeError: `sample` is no function, `size` no integer.
+        TypeError: `sample` is no function, or `size` is no integer.
         ValueError: `size` is below 1.
 
     Example:

@@ -1,4 +1,4 @@
-"""Arrays that are computed once and kept under the user's cache directory."""
+"""Files of arrays under the user's cache directory, so they are computed only once."""
 
 import contextlib
 import hashlib
@@ -15,11 +15,11 @@ import numpy as np
 Arrays = dict[str, np.ndarray]
 
 _CHECKSUM = "sha256"
-"""The entry that says what the others were when they were written."""
+"""The name of the entry that holds the checksum of the others."""
 
 
 def folder() -> pathlib.Path:
-    """Where this user's programs keep what they can compute again."""
+    """The user's cache directory for jmeta, where the system has such files."""
     if given := os.environ.get("XDG_CACHE_HOME"):
         return pathlib.Path(given) / "jmeta"
     home = pathlib.Path.home()
@@ -31,17 +31,22 @@ def folder() -> pathlib.Path:
     return home / ".cache" / "jmeta"
 
 
-def cached(name: str, names: Collection[str], make: Callable[[], Arrays]) -> Arrays:
-    """The arrays of a file, or those that `make` gives, which are then kept there.
+def load_or_make(
+    name: str, names: Collection[str], make: Callable[[], Arrays]
+) -> Arrays:
+    """Load arrays from a file in the cache, or compute them and write the file.
 
-    The file is written beside its place and moved there, so it is whole or not there,
-    also when several processes make it at once or one of them is killed. It holds a
-    checksum of the arrays: one that is damaged, or not of ours, is made again.
+    The file is written under another name and renamed, so it is always whole, even if
+    several processes write it at once or one of them is killed. It holds a checksum of
+    the arrays. A file that is damaged or from elsewhere is written again.
 
     Args:
-        name: The file's name; it changes with whatever changes the arrays.
+        name: The file's name. It must differ whenever the arrays do.
         names: The names of the arrays.
-        make: Computes them.
+        make: Computes the arrays, by name.
+
+    Returns:
+        The arrays by name.
     """
     path = folder() / name
     arrays = _read(path)
@@ -53,7 +58,7 @@ def cached(name: str, names: Collection[str], make: Callable[[], Arrays]) -> Arr
 
 def _read(path: pathlib.Path) -> Arrays | None:
     try:
-        # opened here: `np.load` leaves a file open that is no archive
+        # `np.load` leaves a file open that is no archive, so it gets an open one.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = dict(stored)
         written = arrays.pop(_CHECKSUM).item()
@@ -65,11 +70,12 @@ def _read(path: pathlib.Path) -> Arrays | None:
 def _write(path: pathlib.Path, arrays: Arrays) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(path) as file:
+        with _replacement_of(path) as file:
             signed = arrays | {_CHECKSUM: np.array(_checksum(arrays))}
             np.savez_compressed(file, **signed)  # pyright: ignore[reportArgumentType]
     except OSError as error:
-        # on Windows a file that another process reads cannot be replaced, nor need it
+        # On Windows a file that another process reads cannot be replaced. If it is
+        # whole, that does no harm.
         if _read(path) is None:
             warnings.warn(
                 f"`{path}` cannot be written ({error}), so it is computed again in each"
@@ -88,8 +94,8 @@ def _checksum(arrays: Arrays) -> str:
 
 
 @contextlib.contextmanager
-def _replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` once it is complete."""
+def _replacement_of(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """A new file that replaces `path` when the block ends without an error."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -1,4 +1,4 @@
-"""Refuse tasks that cannot be drawn, and say what to pass."""
+"""Checks of the arguments that samplers share."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from jmeta._core import validate
 
 
 def counts(**values: Any) -> None:
-    """Each of the named counts is a Python integer from 1."""
+    """Check that each of the named counts is a Python integer of at least 1."""
     for name, value in values.items():
         validate.count(name, value, minimum=1)
 
 
 def interval(name: str, value: Any) -> None:
-    """A lowest and a highest number."""
+    """Check that a value is a pair of numbers, the lowest first."""
     if not isinstance(value, tuple | list) or len(value) != 2:
         raise TypeError(
             f"`{name}` must be a pair, the lowest and the highest; got"
@@ -32,7 +32,7 @@ def interval(name: str, value: Any) -> None:
 
 
 def distortion(value: Any) -> None:
-    """A number from 0, which decides what is compiled."""
+    """Check that a value is a number of at least 0, known before tracing."""
     if isinstance(value, jax.core.Tracer):
         raise TypeError(
             "`distortion` must be a Python number, known before tracing; got a traced"
@@ -41,8 +41,10 @@ def distortion(value: Any) -> None:
     validate.number("distortion", value, low=0.0)
 
 
-def enough(names: Any, counts: np.ndarray, ways: int, shots: int, queries: int) -> None:
-    """There are `ways` classes, and each has `shots + queries` images."""
+def enough_images(
+    names: Any, counts: np.ndarray, ways: int, shots: int, queries: int
+) -> None:
+    """Check that there are `ways` classes, each with `shots + queries` images."""
     if len(counts) < ways:
         raise ValueError(
             f"There must be at least `ways`={ways} classes; got {len(counts)}. Pass"

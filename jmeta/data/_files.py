@@ -1,4 +1,4 @@
-"""The image files below a folder, and what there is in place of one."""
+"""Find the image files below a folder, and what is named as one but is none."""
 
 import os
 import pathlib
@@ -12,30 +12,31 @@ class Found(NamedTuple):
     """What a folder holds.
 
     Attributes:
-        images: Regular files that are named as images, in the order of their paths.
-        problems: What is named so and is none, and what cannot be entered: the reasons
-            by path.
+        images: Regular files with the suffix of an image, sorted by path.
+        problems: The reason, by path, for each folder that cannot be read and for what
+            has such a suffix but is no regular file.
     """
 
     images: list[pathlib.Path]
     problems: dict[pathlib.Path, str]
 
 
-def find(root: pathlib.Path) -> Found:
-    """Look for images at any depth.
+def find_images(root: pathlib.Path) -> Found:
+    """Find the images below a folder, at any depth.
 
-    Links are followed, to files and to folders; one that leads back to a folder that it
-    lies in is a problem. Hidden files and folders, whose names begin with a dot, are
-    passed over.
+    Links to files and folders are followed. A link to a folder that contains it is a
+    problem. Hidden files and folders, whose names begin with a dot, are ignored.
     """
     found = Found([], {})
-    _enter(root, frozenset(), found)
+    _search_folder(root, frozenset(), found)
     found.images.sort()
     return found
 
 
-def _enter(folder: pathlib.Path, above: frozenset[tuple[int, int]], found: Found):
-    """Look into a folder, which lies in those `above`, by device and inode."""
+def _search_folder(
+    folder: pathlib.Path, above: frozenset[tuple[int, int]], found: Found
+):
+    """Search a folder; `above` are the folders around it, by device and inode."""
     try:
         status = folder.stat()
         here = status.st_dev, status.st_ino
@@ -48,25 +49,25 @@ def _enter(folder: pathlib.Path, above: frozenset[tuple[int, int]], found: Found
         return
     for name in names:
         if not name.startswith("."):
-            _look_at(folder / name, above | {here}, found)
+            _search_entry(folder / name, above | {here}, found)
 
 
-def _look_at(path: pathlib.Path, above: frozenset[tuple[int, int]], found: Found):
-    is_named_so = path.suffix.lower() in SUFFIXES
+def _search_entry(path: pathlib.Path, above: frozenset[tuple[int, int]], found: Found):
+    is_named_as_image = path.suffix.lower() in SUFFIXES
     try:
         mode = path.stat().st_mode
     except OSError as error:
-        if is_named_so or path.is_symlink():
+        if is_named_as_image or path.is_symlink():
             found.problems[path] = _dangling(path) or _reason(error)
         return
     if stat.S_ISDIR(mode):
-        if is_named_so:
+        if is_named_as_image:
             found.problems[path] = "a folder with the name of an image"
         else:
-            _enter(path, above, found)
-    elif is_named_so and stat.S_ISREG(mode):
+            _search_folder(path, above, found)
+    elif is_named_as_image and stat.S_ISREG(mode):
         found.images.append(path)
-    elif is_named_so:
+    elif is_named_as_image:
         found.problems[path] = "no regular file"
 
 

@@ -1,4 +1,4 @@
-"""An Omniglot-like benchmark from the fonts that matplotlib carries."""
+"""A benchmark like Omniglot, from the fonts that come with matplotlib."""
 
 import functools
 
@@ -12,7 +12,7 @@ from jmeta.data._sampling import FewShot
 _NAMES = ("letters", "images", "everywhere", "somewhere")
 
 _VERSION = 1
-"""Raised when something else is drawn, so that what was cached is drawn anew."""
+"""Increased with each change of the drawings, so that older caches are not used."""
 
 
 def glyphs(
@@ -27,36 +27,39 @@ def glyphs(
     """N-way K-shot classification of letters, without a download.
 
     About 1,400 letters of the Latin, Greek, Cyrillic, Armenian and Georgian alphabets,
-    accented ones included, each by 12 hands: DejaVu Sans, Sans Mono and Serif in four
-    styles. They are 28 by 28 pixels, 1 where there is ink, 20 pixels long. The first
-    call draws them, which takes some seconds, and keeps them in the user's cache
-    directory (`$XDG_CACHE_HOME/jmeta`, else where the system has such files).
+    accented ones included, each in 12 fonts: DejaVu Sans, Sans Mono and Serif in four
+    styles. Images have 28 by 28 pixels, 1 where there is ink; the longer side of a
+    letter takes 20 of them. The first call draws the letters, which takes some seconds,
+    and keeps them in the user's cache directory (`$XDG_CACHE_HOME/jmeta`, or the
+    system's own place for such files).
 
-    The splits share no letter and no variant of one. Letters are of one kind if they
-    have the same base letter, without accents, strokes and hooks, and with case folded,
-    or if they look alike in some hand, upright or turned by a multiple of 90 degrees,
-    as Latin A and Greek Alpha do, or n and u. Whole kinds are dealt out: 68 % of the
-    letters train, 14 % validate, 18 % test. Letters that look alike in every hand
-    are one class; ligatures and marks are left out.
+    The splits share no letter and no variant of one. Two letters are of one kind if
+    they have the same base letter, without accents, strokes, hooks and case, or if they
+    look alike in some font, upright or turned by a multiple of 90 degrees, such as
+    Latin A and Greek Alpha, or n and u. Each kind belongs to one split: 68 % of the
+    letters are for training, 14 % for validation, 18 % for testing. Letters that look
+    alike in every font are one class. Ligatures and marks are left out.
 
     Args:
         split: "train", "validation" or "test".
-        ways: Letters in a task, N.
+        ways: Number of letters in a task, N.
         shots: Images of each letter to adapt to, K.
-        queries: Images of each letter to judge by, Q; `shots + queries` is at most the
-            12 hands.
-        rotations: As in `from_arrays`: four classes of one, as Omniglot's papers do.
-        distortion: As in `from_arrays`.
+        queries: Images of each letter to judge by, Q; `shots + queries` is at most 12,
+            the number of fonts.
+        rotations: Whether to turn each class of a task by a random multiple of 90
+            degrees, which makes four classes of one; see `from_arrays`.
+        distortion: Strength of a random affine map of each image, such as 0.1; 0 leaves
+            images as they are. See `from_arrays`.
 
     Returns:
-        `sample(key) -> Task`, see `FewShot`: support x of shape `[N * K, 28, 28, 1]` in
-        float32 and y `[N * K]` in int32, letter after letter; the query with Q in
-        place of K.
+        A `FewShot`, `sample(key) -> Task`. The support has x of shape
+        `[N * K, 28, 28, 1]` in float32 and y of shape `[N * K]` in int32, letter after
+        letter. The query has Q in place of K.
 
     Raises:
-        ValueError: There is no such split; `ways`, `shots` or `queries` are below 1 or
-            more than there is.
-        FileNotFoundError: This matplotlib comes without the fonts.
+        ValueError: There is no such split; or `ways`, `shots` or `queries` is below 1
+            or more than there are letters or images.
+        FileNotFoundError: The installed matplotlib lacks the fonts.
 
     Example:
         >>> import jax
@@ -74,11 +77,11 @@ def glyphs(
     validate.one_of("split", split, _kinds.SPLITS)
     _checks.counts(ways=ways, shots=shots, queries=queries)
     letters, images, split_of = _letters()
-    places = np.flatnonzero(split_of == split)
-    hands = images.shape[1]
+    chosen = np.flatnonzero(split_of == split)
+    fonts = images.shape[1]
     return from_arrays(
-        images[places].reshape(-1, *images.shape[2:]),
-        np.repeat(letters[places], hands),
+        images[chosen].reshape(-1, *images.shape[2:]),
+        np.repeat(letters[chosen], fonts),
         ways=ways,
         shots=shots,
         queries=queries,
@@ -89,23 +92,25 @@ def glyphs(
 
 @functools.cache
 def _letters() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The letters, their images `[letters, hands, 28, 28]`, and their splits."""
+    """The letters, their images `[letters, fonts, 28, 28]` and their splits."""
     import matplotlib
     import PIL
 
     drawn_by = f"matplotlib{matplotlib.__version__}-pillow{PIL.__version__}"
-    arrays = _cache.cached(f"glyphs{_VERSION}-{drawn_by}.npz", _NAMES, _draw)
+    arrays = _cache.load_or_make(
+        f"glyphs{_VERSION}-{drawn_by}.npz", _NAMES, _draw_and_compare
+    )
     kinds = _kinds.kinds(arrays["letters"].tolist(), arrays["somewhere"])
-    kept = _kinds.first_of_each(len(kinds), arrays["everywhere"])
-    splits = _kinds.splits([kinds[place] for place in kept])
+    kept = _kinds.distinct_letters(len(kinds), arrays["everywhere"])
+    splits = _kinds.splits([kinds[index] for index in kept])
     return arrays["letters"][kept], arrays["images"][kept], np.array(splits)
 
 
-def _draw() -> _cache.Arrays:
+def _draw_and_compare() -> _cache.Arrays:
     """Draw the letters and find those that look alike."""
     files = _render.font_files()
     letters = [c for c in _render.shared_letters(files) if _kinds.base_letter(c)]
-    images = _render.draw(letters, files)
+    images = _render.draw_letters(letters, files)
     everywhere, somewhere = _kinds.look_alikes(images)
     arrays = np.array(letters), images, everywhere, somewhere
     return dict(zip(_NAMES, arrays, strict=True))

@@ -18,21 +18,21 @@ def harmonics(
 
         y = a_1 sin(frequency * x + b_1) + a_2 sin(2 * frequency * x + b_2)
 
-    A task has its frequency, uniform from 5 to 7, its amplitudes, normal, its phases,
-    uniform over the circle, and a place on the axis, uniform from -4 to 4, around which
-    its inputs are normal. Harder than `sinusoid`: a wave has a period of about 1.
+    Each task draws a frequency, uniform from 5 to 7; two amplitudes, normal; two
+    phases, uniform over the circle; and a centre, uniform from -4 to 4, around which
+    its inputs are normal. It is harder than `sinusoid`: a wave has a period of about 1.
 
     Args:
-        shots: Points to adapt to.
-        queries: Points to judge by.
-        noise: Standard deviation of normal noise on y, in support and query.
+        shots: Number of points to adapt to.
+        queries: Number of points to judge by.
+        noise: Standard deviation of the normal noise on y, in support and query.
 
     Returns:
-        `sample(key) -> Task`: support x and y of shape `[shots, 1]`, query of shape
-        `[queries, 1]`, in the ambient precision.
+        `sample(key) -> Task`. The support has x and y of shape `[shots, 1]`, the query
+        of shape `[queries, 1]`, in JAX's default float type.
 
     Raises:
-        TypeError: A count, a number or a key of the wrong kind.
+        TypeError: A count, a number or a key is of the wrong kind.
         ValueError: `shots` or `queries` is below 1, or `noise` below 0.
 
     Example:
@@ -50,11 +50,11 @@ def harmonics(
     def sample(key: Key) -> Task:
         validate.key("key", key)
         keys = jax.random.split(key, 6)
-        place = jax.random.uniform(keys[0], minval=-4.0, maxval=4.0)
+        center = jax.random.uniform(keys[0], minval=-4.0, maxval=4.0)
         frequency = jax.random.uniform(keys[1], minval=5.0, maxval=7.0)
         a_1, a_2 = jax.random.normal(keys[2], (2,))
         b_1, b_2 = jax.random.uniform(keys[3], (2,), maxval=2 * jnp.pi)
-        x = place + jax.random.normal(keys[4], (shots + queries, 1))
+        x = center + jax.random.normal(keys[4], (shots + queries, 1))
         y = a_1 * jnp.sin(frequency * x + b_1) + a_2 * jnp.sin(2 * frequency * x + b_2)
         y = y + noise * jax.random.normal(keys[5], y.shape)
         return Task(support=(x[:shots], y[:shots]), query=(x[shots:], y[shots:]))

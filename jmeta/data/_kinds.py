@@ -2,16 +2,16 @@
 
 Two letters are of one kind if
 
-- they have the same base letter: after Unicode's compatibility decomposition, which
-  takes off accents and raises what is a superscript to its letter, then without what
-  comes after WITH in its name, such as a stroke or a hook, then case-folded;
+- they have the same base letter, which comes from three steps: Unicode's compatibility
+  decomposition, which removes accents and superscripts; removal of what comes after
+  WITH in the letter's name, such as a stroke or a hook; and case folding;
 - or they look alike in one of the fonts, upright or turned by a multiple of 90 degrees:
   Latin A, Greek Alpha and Cyrillic A; n and u.
 
-Whole kinds are dealt out to the splits, so that none of a test letter's variants is in
-training. Letters of several base letters, such as the ligature fi, are left out, and so
-are marks that Unicode counts as letters, such as primes. Of letters that look alike in
-every font, upright, only the first is kept: a task could not tell them apart.
+Each kind belongs to one split, so that no variant of a test letter is in training.
+Letters of several base letters, such as the ligature fi, are left out, and so are marks
+that Unicode counts as letters, such as primes. Of letters that look alike upright in
+every font, only the first is kept, since nobody could tell them apart.
 """
 
 import collections
@@ -21,17 +21,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-ALIKE = 0.01
-"""Letters look alike that differ, in squares, by less than this share of their ink."""
+MAX_DIFFERENCE = 0.01
+"""Two letters look alike if their squared difference is less than this share of ink."""
 
 SPLITS = "train", "validation", "test"
 
-_DEAL = tuple({".": "train", "v": "validation", "t": "test"}[c] for c in "....tvt..v")
-"""Where kinds go in turn, from the largest to the smallest; the largest few train."""
+_SPLIT_CYCLE = tuple(
+    {".": "train", "v": "validation", "t": "test"}[c] for c in "....tvt..v"
+)
+"""The splits that kinds go to in turn, from the largest kind to the smallest."""
 
 
 def base_letter(letter: str) -> str | None:
-    """What a letter is without case, accents, strokes; None of a ligature or a mark.
+    """A letter without case, accents and strokes; None for a ligature or a mark.
 
     Example:
         >>> [base_letter(letter) for letter in ("Ǻ", "ø", "ᴬ", "ﬁ", "ʹ")]
@@ -44,8 +46,8 @@ def base_letter(letter: str) -> str | None:
     try:
         bare = unicodedata.lookup(name)
     except KeyError:
-        pass  # the part before WITH is not itself a letter's name
-    # some letters fold to themselves with an accent that stands for a lost one
+        pass  # the part before WITH is no letter's name
+    # Case folding gives some letters an accent, so decompose once more.
     return _decomposed(bare.casefold())[:1]
 
 
@@ -55,30 +57,32 @@ def _decomposed(letter):
 
 
 def look_alikes(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of letters that look alike, by their places.
+    """Pairs of letters that look alike, by their indices.
 
     Args:
-        images: `[letters, fonts, size, size]`, uint8.
+        images: Images `[letters, fonts, size, size]`, uint8.
 
     Returns:
-        Those upright in every font and those in some font at some turn, `[pairs, 2]`.
+        The pairs that look alike upright in every font, and those that look alike in
+        some font at some turn, both of shape `[pairs, 2]`.
     """
     count = len(images)
     everywhere = np.ones((count, count), bool)
     somewhere = np.zeros((count, count), bool)
     for font in np.moveaxis(images.astype(np.float32), 1, 0):
-        everywhere &= _alike(font, font)
-        # the fourth turn is the first with the letters in the other order
+        everywhere &= _alike_pairs(font, font)
+        # Three quarter turns are one with the letters swapped, which the transpose
+        # below adds.
         for turns in range(3):
-            somewhere |= _alike(font, np.rot90(font, turns, axes=(1, 2)))
+            somewhere |= _alike_pairs(font, np.rot90(font, turns, axes=(1, 2)))
     return _pairs(everywhere), _pairs(somewhere | somewhere.T)
 
 
-def _alike(one, other):
-    """Which images of the one differ from which of the other by little."""
+def _alike_pairs(one, other):
+    """Which images of `one` look like which images of `other`, `[letters, letters]`."""
     one, other = one.reshape(len(one), -1), other.reshape(len(other), -1)
     ink = (one**2).sum(1)[:, None] + (other**2).sum(1)[None]
-    return ink - 2 * one @ other.T < ALIKE * ink
+    return ink - 2 * one @ other.T < MAX_DIFFERENCE * ink
 
 
 def _pairs(alike):
@@ -90,7 +94,7 @@ def kinds(letters: Sequence[str], somewhere: np.ndarray) -> list[str]:
 
     Args:
         letters: Letters, each with a base letter.
-        somewhere: Pairs of places of those that look alike.
+        somewhere: Pairs of indices of letters that look alike in some font.
     """
     bases = [base_letter(letter) or letter for letter in letters]
     parent = {base: base for base in bases}
@@ -106,15 +110,20 @@ def kinds(letters: Sequence[str], somewhere: np.ndarray) -> list[str]:
     return [root(base) for base in bases]
 
 
-def first_of_each(count: int, everywhere: np.ndarray) -> list[int]:
-    """The places, of `count` letters, whose look no earlier letter has everywhere."""
-    taken = set(everywhere[:, 1].tolist())
-    return [place for place in range(count) if place not in taken]
+def distinct_letters(count: int, everywhere: np.ndarray) -> list[int]:
+    """The indices of the letters that look like no earlier one in every font.
+
+    Args:
+        count: Number of letters.
+        everywhere: Pairs of indices of letters that look alike in every font.
+    """
+    repeated = set(everywhere[:, 1].tolist())
+    return [index for index in range(count) if index not in repeated]
 
 
 def splits(kinds: Sequence[str]) -> list[str]:
     """The split of each letter, given their kinds."""
     sizes = collections.Counter(kinds)
     ordered = sorted(sizes, key=lambda kind: (-sizes[kind], kind))
-    dealt = dict(zip(ordered, itertools.cycle(_DEAL), strict=False))
+    dealt = dict(zip(ordered, itertools.cycle(_SPLIT_CYCLE), strict=False))
     return [dealt[kind] for kind in kinds]

@@ -1,4 +1,4 @@
-"""An image file as an array of greys or colours."""
+"""Read an image file as an array of greys or colours."""
 
 import pathlib
 from typing import Any
@@ -8,14 +8,20 @@ import numpy as np
 from jmeta._core import extras
 
 
-def read(file: pathlib.Path, size: int, channels: int) -> np.ndarray:
-    """An image as `[size, size, channels]`, uint8, or float32 from 0 to 1.
+def read_image(file: pathlib.Path, size: int, channels: int) -> np.ndarray:
+    """Read an image as an array `[size, size, channels]`.
 
-    Float32 where the file has more than 8 bits a grey. Transparency is left out.
+    The array is uint8, or float32 from 0 to 1 if the file has greys of more than 8
+    bits. Transparency is left out.
+
+    Args:
+        file: The file.
+        size: Height and width to resize the image to, in pixels.
+        channels: 1 for greys, 3 for colours.
 
     Raises:
-        OSError: The file cannot be read, or is no image, or not a whole one.
-        ValueError: Its numbers are no greys.
+        OSError: The file cannot be read, or is no whole image.
+        ValueError: The file is empty, or its greys are out of range.
     """
     Image = extras.load("PIL.Image", "data", "`from_folder`")
     if not file.stat().st_size:
@@ -24,19 +30,20 @@ def read(file: pathlib.Path, size: int, channels: int) -> np.ndarray:
         image.load()
         if image.mode.startswith("I") or image.mode == "F":
             pixels = Image.fromarray(_greys(image)).resize((size, size))
-            # between pixels a cubic goes beyond them
+            # Cubic interpolation can go beyond the range of the pixels.
             greys = np.asarray(pixels).clip(0.0, 1.0)[..., None]
             return np.repeat(greys, channels, axis=2)
-        if image.mode == "P":  # of colours that may be transparent, each its own way
+        # The colours of a palette may be transparent in part: convert those first.
+        if image.mode == "P":
             image = image.convert("RGBA")
         pixels = image.convert("L" if channels == 1 else "RGB").resize((size, size))
     return np.asarray(pixels).reshape(size, size, channels)
 
 
 def _greys(image: Any) -> np.ndarray:
-    """Greys of 16 or 32 bits or of floats, from 0 to 1 in float32."""
+    """Greys of 16 or 32 bits or floats as float32, from 0 to 1."""
     values = np.asarray(image)
-    # Pillow gives 16 bits as "I;16" and its like, and of some formats as "I"
+    # Pillow reads greys of 16 bits as mode "I;16" or similar, in some formats as "I".
     white = 1.0 if image.mode == "F" else 65535.0
     low, high = values.min(), values.max()
     if not (0 <= low <= high <= white):

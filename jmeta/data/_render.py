@@ -1,4 +1,4 @@
-"""Letters in the DejaVu fonts that come with matplotlib, as small pictures."""
+"""Draw letters in the DejaVu fonts that come with matplotlib, as small pictures."""
 
 import pathlib
 import unicodedata
@@ -7,7 +7,7 @@ import numpy as np
 
 from jmeta._core import extras
 
-HANDS = tuple(
+FONTS = tuple(
     f"DejaVu{family}"
     for family in (
         *("Sans", "Sans-Bold", "Sans-Oblique", "Sans-BoldOblique"),
@@ -15,20 +15,20 @@ HANDS = tuple(
         *("Serif", "Serif-Bold", "Serif-Italic", "Serif-BoldItalic"),
     )
 )
-"""Fonts that each draw every letter, as the writers of Omniglot do."""
+"""The fonts that draw each letter; they stand for the writers of Omniglot."""
 
 SIZE, FILLED = 28, 20
-"""Pixels of a picture's side, and of the longer side of the letter in its middle."""
+"""Pixels of a picture's side, and of the longer side of the letter in it."""
 
 _EM = 64
-"""Pixels of an em where a letter is drawn, before it is made small."""
+"""The font size at which letters are drawn, in pixels, before they are made small."""
 
 
 def font_files() -> list[pathlib.Path]:
-    """The files of the fonts, in the order of `HANDS`."""
+    """The files of the fonts, in the order of `FONTS`."""
     matplotlib = extras.load("matplotlib", "data", "`glyphs`")
     fonts = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    files = [fonts / f"{hand}.ttf" for hand in HANDS]
+    files = [fonts / f"{name}.ttf" for name in FONTS]
     for file in files:
         if not file.exists():
             raise FileNotFoundError(
@@ -39,23 +39,33 @@ def font_files() -> list[pathlib.Path]:
 
 
 def shared_letters(files: list[pathlib.Path]) -> list[str]:
-    """The letters, by Unicode's category, that are in all the fonts."""
+    """The characters in all the fonts that Unicode counts as letters."""
     ft2font = extras.load("matplotlib.ft2font", "data", "`glyphs`")
     tables = (ft2font.FT2Font(str(f)).get_charmap() for f in files)
     codes = set.intersection(*map(set, tables))
     return [c for c in map(chr, sorted(codes)) if unicodedata.category(c)[0] == "L"]
 
 
-def draw(letters: list[str], files: list[pathlib.Path]) -> np.ndarray:
-    """Each letter in each font: `[letters, fonts, SIZE, SIZE]`, uint8, 255 is ink."""
+def draw_letters(letters: list[str], files: list[pathlib.Path]) -> np.ndarray:
+    """Draw each letter in each font.
+
+    Args:
+        letters: The letters.
+        files: The files of the fonts.
+
+    Returns:
+        Pictures `[letters, fonts, SIZE, SIZE]`, uint8, 255 where there is ink.
+    """
     ImageFont = extras.load("PIL.ImageFont", "data", "`glyphs`")
     basic = ImageFont.Layout.BASIC
     fonts = [ImageFont.truetype(str(f), _EM, layout_engine=basic) for f in files]
-    return np.stack([[_draw(letter, font) for font in fonts] for letter in letters])
+    return np.stack(
+        [[_draw_letter(letter, font) for font in fonts] for letter in letters]
+    )
 
 
-def _draw(letter, font):
-    """A letter's ink, centred, its longer side `FILLED` pixels."""
+def _draw_letter(letter, font):
+    """Draw a letter in the middle of a picture, its longer side `FILLED` pixels."""
     Image, ImageDraw = (
         extras.load(f"PIL.{name}", "data", "`glyphs`")
         for name in ("Image", "ImageDraw")
@@ -63,14 +73,14 @@ def _draw(letter, font):
     left, top, right, bottom = font.getbbox(letter)
     side = 2 * max(right - left, bottom - top)
     canvas = Image.new("L", (side, side))
-    place = ((side - left - right) // 2, (side - top - bottom) // 2)
-    ImageDraw.Draw(canvas).text(place, letter, fill=255, font=font)
-    ink = canvas.getbbox()  # without the space that a font leaves beside it
+    corner = ((side - left - right) // 2, (side - top - bottom) // 2)
+    ImageDraw.Draw(canvas).text(corner, letter, fill=255, font=font)
+    ink = canvas.getbbox()  # without the space that fonts leave around it
     assert ink is not None, letter
     left, top, right, bottom = ink
     x, y = (left + right) / 2, (top + bottom) / 2
     half = max(right - left, bottom - top) * SIZE / FILLED / 2
     box = (x - half, y - half, x + half, y + half)
-    # the mean over the area of each pixel
+    # BOX takes the mean over the area of each pixel.
     small = canvas.resize((SIZE, SIZE), Image.Resampling.BOX, box=box)
     return np.asarray(small)

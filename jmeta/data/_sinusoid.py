@@ -23,22 +23,22 @@ def sinusoid(
 
         y = amplitude * sin(x - phase)
 
-    Amplitude, phase and inputs are uniform in their ranges, whose defaults are the
-    paper's.
+    Amplitude, phase and inputs are uniform in their ranges. The default ranges are
+    those of the paper.
 
     Args:
-        shots: Points to adapt to.
-        queries: Points to judge by.
+        shots: Number of points to adapt to.
+        queries: Number of points to judge by.
         amplitude: Lowest and highest amplitude.
         phase: Lowest and highest phase.
         inputs: Lowest and highest input.
 
     Returns:
-        `sample(key) -> Task`: support x and y of shape `[shots, 1]`, query of shape
-        `[queries, 1]`, in the ambient precision.
+        `sample(key) -> Task`. The support has x and y of shape `[shots, 1]`, the query
+        of shape `[queries, 1]`, in JAX's default float type.
 
     Raises:
-        TypeError: A count, a number or a key of the wrong kind.
+        TypeError: A count, a number or a key is of the wrong kind.
         ValueError: `shots` or `queries` is below 1, or a range has its lowest last.
 
     Example:

@@ -25,37 +25,41 @@ def from_folder(
 ) -> FewShot:
     """N-way K-shot tasks from a folder of images, read into memory.
 
-    Every folder that holds images is a class, at any depth: mini-ImageNet's
-    `train/n01532829/*.jpg` as well as Omniglot's
-    `images_background/Greek/character01/*.png`. A split is a folder of its own. Links
-    are followed; hidden files and folders, such as `._x.png`, are passed over, and so
-    is what is not named as an image. With Pillow, which comes with matplotlib.
+    Every folder that holds images is a class, at any depth, such as mini-ImageNet's
+    `train/n01532829/*.jpg` or Omniglot's `images_background/Greek/character01/*.png`.
+    Each split has a folder of its own. Links are followed. Hidden files and folders,
+    such as `._x.png`, are ignored, and so are files without the suffix of an image. It
+    needs Pillow, which comes with matplotlib.
 
         from_folder("omniglot/images_background", invert=True, rotations=True)
         from_folder("mini-imagenet/train", size=84, channels=3, queries=15)
 
     Args:
         path: The folder of the split.
-        ways: Classes in a task, N.
+        ways: Number of classes in a task, N.
         shots: Images of each class to adapt to, K.
         queries: Images of each class to judge by, Q.
         size: Height and width that images are resized to, in pixels.
         channels: 1 for grey, 3 for colours. Transparency is left out. Greys of 16 bits
-            keep them: 65535 is 1.
-        invert: Turn black to white, for dark ink on white paper such as Omniglot's.
-        rotations: As in `from_arrays`.
-        distortion: As in `from_arrays`.
+            keep their precision; 65535 becomes 1.
+        invert: Whether to swap black and white, for dark ink on white paper such as
+            Omniglot's.
+        rotations: Whether to turn each class of a task by a random multiple of 90
+            degrees, which makes four classes of one; see `from_arrays`.
+        distortion: Strength of a random affine map of each image, such as 0.1; 0 leaves
+            images as they are. See `from_arrays`.
 
     Returns:
-        `sample(key) -> Task`, see `FewShot`: support x of shape `[N * K, size, size,
-        channels]` in float32, 0 to 1, and y `[N * K]` in int32.
+        A `FewShot`, `sample(key) -> Task`. The support has x of shape `[N * K, size,
+        size, channels]` in float32, from 0 to 1, and y of shape `[N * K]` in int32. The
+        query has Q in place of K.
 
     Raises:
         FileNotFoundError: There is no such folder, or no image in it.
-        ValueError: Images that cannot be read, all of them named with the reason, such
-            as damaged or empty ones, links that lead nowhere or back; fewer classes
-            than `ways`; a class of fewer images than `shots + queries`; `channels` that
-            are neither 1 nor 3.
+        ValueError: Some images cannot be read, such as damaged or empty files, or
+            links that lead nowhere or back; the message names each with the reason.
+            Or there are fewer classes than `ways`, fewer images of a class than `shots
+            + queries`, or `channels` is neither 1 nor 3.
 
     Example:
         >>> import jax, pathlib, tempfile
@@ -96,11 +100,11 @@ def _read_all(
     root: pathlib.Path, size: int, channels: int
 ) -> tuple[list[pathlib.Path], np.ndarray]:
     """The files and their images `[M, size, size, channels]`, all or none of them."""
-    files, problems = _files.find(root)
+    files, problems = _files.find_images(root)
     images = []
     for file in files:
         try:
-            images.append(_pixels.read(file, size, channels))
+            images.append(_pixels.read_image(file, size, channels))
         except MemoryError:
             raise
         except Exception as error:  # a damaged image raises almost anything
