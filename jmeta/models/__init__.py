@@ -1,4 +1,4 @@
-"""Models and their weights as pure functions and pytrees, also those of torch."""
+"""Models as pure functions, averages of their parameters, and weights from torch."""
 
 from jmeta.models import from_torch as from_torch
 from jmeta.models._ema import (

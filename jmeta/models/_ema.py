@@ -30,10 +30,10 @@ class EMAState(NamedTuple):
 
     Attributes:
         step: Updates so far, an int32 scalar.
-        average: The averaged parameters, like the parameters, in at least float32.
-        weight: How much the average weighs, a scalar for each parameter: with `debias`
-            the sum of the weights of all parameters so far, `1 - decay**step`.
-        hyperparams: The next update's `decay`.
+        average: The averaged parameters, a tree like them in at least float32.
+        weight: The weight of the average in the next update, a scalar for each
+            parameter. With `debias` and a constant decay it is `1 - decay**step`.
+        hyperparams: The `decay` of the next update.
     """
 
     step: jax.Array
@@ -46,24 +46,24 @@ class EMAState(NamedTuple):
 class EMA:
     """Exponential moving average of any tree, for use outside a training loop.
 
-    The methods are pure functions of a state; jit them as you like. To average the
-    parameters inside a loop, chain `ema`.
+    The methods are pure functions of a state and can be jitted. To average the
+    parameters inside a loop, chain `ema` instead.
 
         average <- decay * average + (1 - decay) * params
 
     Attributes:
-        decay: Share of the average that is kept; a number, a scalar array, a schedule
-            `step -> value` or a `PerLeaf`.
+        decay: Share of the average that an update keeps: a number, a scalar array, a
+            schedule `step -> value` or a `PerLeaf`.
         warmup: Use `min(decay, (1 + n) / (10 + n))` at update n, counted from 1.
-        debias: Weigh only parameters given to `update`, not those given to `init`.
-        device: Device or sharding, or a tree of them, where the average is kept and
-            `update` brings the parameters; None is where they are. Under `jit` the
-            parameters have to be on the same devices already.
+        debias: Average only the parameters given to `update`, not those of `init`.
+        device: Device or sharding, or a tree of them, that holds the average. `update`
+            moves the parameters there. None leaves all where it is. Under `jit` the
+            parameters must be on these devices already.
 
     Raises:
-        TypeError: `decay` is no setting, a flag is no bool.
+        TypeError: `decay` is no setting, or a flag is no bool.
         ValueError: `decay` is a number outside [0, 1], or is 1 with `debias`; later,
-            parameters of another structure or shape than those given to `init`.
+            parameters differ in structure or shape from those given to `init`.
 
     Example:
         >>> average = EMA(0.5)
@@ -73,14 +73,13 @@ class EMA:
         >>> float(average.value(state)["w"])
         3.0
 
-    Differs from torch:
-        AveragedModel copies the parameters at its first update; here that is `init`.
-        It keeps the average in the dtype of the parameters, where bfloat16 loses every
-        update of less than 1 in 256; here it is float32 then.
-
     Note:
         Leaves that are not floating point, such as counters, are not averaged: the
         newest is kept.
+
+        torch's AveragedModel copies the parameters at its first update; here `init`
+        does. It averages in the dtype of the parameters, where bfloat16 loses every
+        update of less than 1 in 256. Here bfloat16 is averaged in float32.
     """
 
     decay: Setting
@@ -98,12 +97,13 @@ class EMA:
             raise ValueError(f"`decay` must be at least 0 and {high}; got {decay}.")
 
     def init(self, params: PyTree) -> EMAState:
-        """Begin with a copy of the parameters."""
+        """Make a state whose average is a copy of the parameters."""
         hyperparams = initial_hyperparams({"decay": self.decay})
 
         def weight(path, param):
             del param
-            return jnp.full_like(_decay_at(hyperparams, path), 0 if self.debias else 1)
+            decay = _leaf_decay(hyperparams, path)
+            return jnp.full_like(decay, 0 if self.debias else 1)
 
         return EMAState(
             step=jnp.zeros((), jnp.int32),
@@ -113,14 +113,14 @@ class EMA:
         )
 
     def update(self, state: EMAState, params: PyTree) -> EMAState:
-        """Take new parameters, a tree like those given to `init`, into the average."""
+        """Add new parameters, a tree like those given to `init`, to the average."""
         _check_like(state, params)
         step = state.step + 1
 
-        def one(path, param, average, weight):
+        def average_leaf(path, param, average, weight):
             if not is_float(average):
                 return param, weight
-            decay = _decay_at(state.hyperparams, path)
+            decay = _leaf_decay(state.hyperparams, path)
             if self.warmup:
                 ramp = (1 + step).astype(decay.dtype) / (10 + step).astype(decay.dtype)
                 decay = jnp.where(decay <= ramp, decay, ramp)
@@ -128,13 +128,12 @@ class EMA:
                 kept = decay * weight
                 new_weight = kept + (1 - decay)
                 keep = safe_divide(kept, new_weight)
-                # exact where nothing is kept and where nothing has changed
+                # This form is exact for a decay of 0 and for unchanged parameters.
                 new_average = param - keep * (param - average)
             return new_average.astype(average.dtype), new_weight.astype(weight.dtype)
 
-        pairs = tree_map_with_path(
-            one, self._place(params), state.average, state.weight
-        )
+        trees = self._to_device(params), state.average, state.weight
+        pairs = tree_map_with_path(average_leaf, *trees)
         average, weight = jax.tree.transpose(
             jax.tree.structure(params), jax.tree.structure((0, 0)), pairs
         )
@@ -143,7 +142,7 @@ class EMA:
         return EMAState(step, average, weight, hyperparams)
 
     def set(self, state: EMAState, params: PyTree) -> EMAState:
-        """Put parameters in the place of the average, at full weight."""
+        """Replace the average by parameters, with a weight of 1."""
         _check_like(state, params)
         weight = jax.tree.map(jnp.ones_like, state.weight)
         return state._replace(average=self._copy(params), weight=weight)
@@ -158,12 +157,12 @@ class EMA:
             dtype = jnp.result_type(param)
             if is_float(param):
                 dtype = widest(dtype, jnp.float32)
-            # a true copy, since the parameters may be donated
+            # A copy stays valid when the parameters are donated.
             return jnp.array(param, dtype)
 
-        return self._place(jax.tree.map(copy, params))
+        return self._to_device(jax.tree.map(copy, params))
 
-    def _place(self, params):
+    def _to_device(self, params):
         return params if self.device is None else jax.device_put(params, self.device)
 
 
@@ -173,7 +172,7 @@ def _check_state(state):
 
 
 def _check_like(state, params):
-    """Refuse parameters that are not those of the state."""
+    """Refuse parameters whose structure or shapes differ from those of the state."""
     _check_state(state)
     trees = state.average, params
     structures = {jax.tree.structure(tree) for tree in trees}
@@ -186,7 +185,7 @@ def _check_like(state, params):
         )
 
 
-def _decay_at(hyperparams: dict[str, Setting], path: Any) -> Any:
+def _leaf_decay(hyperparams: dict[str, Setting], path: Any) -> Any:
     return hyperparams_at(hyperparams, path)["decay"]
 
 
@@ -195,8 +194,8 @@ def ema(
 ) -> optax.GradientTransformationExtraArgs:
     """Average the parameters while they are trained; chain it after the optimizer.
 
-    The updates pass through unchanged. The average begins at the initial parameters
-    and is that of the parameters after each update:
+    The updates pass through unchanged. The average starts as the initial parameters and
+    takes in the parameters after each update:
 
         average <- decay * average + (1 - decay) * (params + updates)
 
@@ -204,8 +203,8 @@ def ema(
     used in the outer loss like the parameters themselves.
 
     Args:
-        decay: Share of the average that is kept; a number, a scalar array, a schedule
-            `step -> value` or a `PerLeaf`. It may be learned.
+        decay: Share of the average that an update keeps: a number, a scalar array, a
+            schedule `step -> value` or a `PerLeaf`. It may be learned.
         warmup: Use `min(decay, (1 + n) / (10 + n))` at update n, counted from 1.
         debias: Leave the initial parameters out of the average and divide by
             `1 - decay**n`, the sum of the other weights.
@@ -225,8 +224,8 @@ def ema(
         >>> float(updates), float(ema_params(state))
         (4.0, 2.0)
 
-    Differs from torch:
-        See `EMA`. And `optax.ema` averages updates, not parameters.
+    Note:
+        `optax.ema` averages updates, not parameters. `EMA` compares with torch.
     """
     average = EMA(decay, warmup=warmup, debias=debias)
 
@@ -247,13 +246,14 @@ def ema_params(opt_state: PyTree) -> PyTree:
     """Read the averaged parameters from the state of a transform with `ema` in it.
 
     Args:
-        opt_state: State of `ema`, or of what it is chained, masked or partitioned in.
+        opt_state: State of `ema`, or of a transform that contains it by `optax.chain`,
+            `optax.masked` or `optax.partition`.
 
     Returns:
         The average, a tree like the parameters in at least float32.
 
     Raises:
-        ValueError: There is no `ema` in the state, or there are several.
+        ValueError: The state holds no `ema`, or several.
 
     Example:
         >>> ema_params((optax.EmptyState(), ema(0.5).init(jnp.array(2.0)))).item()
@@ -277,22 +277,22 @@ def ema_params(opt_state: PyTree) -> PyTree:
 def swap_params(
     model: nnx.Module | Mapping[str, Any], averaged: PyTree
 ) -> Iterator[Any]:
-    """Evaluate with averaged parameters; afterwards the old ones are back.
+    """Evaluate a model with averaged parameters, and restore its own afterwards.
 
     Args:
-        model: An nnx module, whose parameters are replaced in place and put back at
-            the end, also when the evaluation raises; or the variables of a linen
-            module, which are left alone.
-        averaged: Parameters as pure dicts, such as `ema_params(opt_state)`; those of a
-            module may be some of its variables. They are cast to the model's dtypes.
+        model: An nnx module, whose parameters are replaced in place and restored at the
+            end even if the evaluation raises; or the variables of a linen module, which
+            are not changed.
+        averaged: Parameters as pure dicts, such as `ema_params(opt_state)`; for an nnx
+            module, also a part of them. They are cast to the model's dtypes.
 
     Yields:
         The module, or a copy of the variables with `averaged` under `"params"`.
 
     Raises:
-        TypeError: `model` is neither.
-        ValueError: `averaged` has a leaf that the model has not, or of another shape;
-            or variables have one that `averaged` has not.
+        TypeError: `model` is neither an nnx module nor variables of a linen module.
+        ValueError: `averaged` has a leaf that the model lacks or has in another shape;
+            or it lacks a parameter of a linen module.
 
     Example:
         >>> module = nnx.Linear(1, 1, use_bias=False, rngs=nnx.Rngs(0))
@@ -304,7 +304,7 @@ def swap_params(
         True
     """
     if isinstance(model, nnx.Module):
-        old = _matching(nnx.to_pure_dict(nnx.state(model)), averaged)
+        old = _own_leaves(nnx.to_pure_dict(nnx.state(model)), averaged)
         nnx.update(model, cast_like(averaged, old))
         try:
             yield model
@@ -322,12 +322,12 @@ def swap_params(
         if missing:
             names = ", ".join(sorted(map(keystr, missing)))
             raise ValueError(f"`averaged` must have every parameter; it lacks {names}.")
-        old = _matching(params, averaged)
+        old = _own_leaves(params, averaged)
         yield {**model, "params": cast_like(averaged, old)}
 
 
-def _matching(own, averaged):
-    """The model's own leaves that `averaged` stands for, in its structure."""
+def _own_leaves(own, averaged):
+    """The model's own values of the leaves in `averaged`, in the same structure."""
     leaves = _leaves(own)
 
     def find(path, new):

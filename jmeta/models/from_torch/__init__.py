@@ -1,7 +1,7 @@
-"""Weights and optimizer states of torch, in the trees that Flax and jmeta use.
+"""Convert torch's weights and optimizer states to the trees of Flax and jmeta.
 
-torch itself is not needed: pass what `state_dict()` returned, with numpy arrays or with
-CPU tensors in it.
+Arguments are what torch's `state_dict()` returned, with numpy arrays or CPU tensors. No
+installation of torch is needed.
 """
 
 from jmeta.models.from_torch.modules import parameters as parameters, state as state

@@ -1,4 +1,4 @@
-"""torch's attention weights as Flax's attention holds them."""
+"""Convert torch's attention weights to the layout of Flax's attention."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-_JOINT = ("in_proj_weight", "in_proj_bias")
-_APART = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
-_OUT = {"out_proj.weight": "out.kernel", "out_proj.bias": "out.bias"}
-_LEAVES = (*_JOINT, *_APART, "bias_k", "bias_v")
+_JOINT_PROJECTION = ("in_proj_weight", "in_proj_bias")
+_SEPARATE_PROJECTIONS = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+_OUTPUT_PROJECTION = {"out_proj.weight": "out.kernel", "out_proj.bias": "out.bias"}
+_LEAVES = (*_JOINT_PROJECTION, *_SEPARATE_PROJECTIONS, "bias_k", "bias_v")
 _SIDES = ("query", "key", "value")
 
 
@@ -33,7 +33,7 @@ def attention_member(name: str, modules: Iterable[str]) -> tuple[str, str] | Non
     """
     for module in modules:
         short = name.removeprefix(f"{module}." if module else "")
-        if (short != name or not module) and short in (*_LEAVES, *_OUT):
+        if (short != name or not module) and short in (*_LEAVES, *_OUTPUT_PROJECTION):
             return module, short
     return None
 
@@ -41,7 +41,7 @@ def attention_member(name: str, modules: Iterable[str]) -> tuple[str, str] | Non
 def attention_arrays(
     module: str, arrays: Mapping[str, np.ndarray], leaves: Mapping[str, Any]
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Lay the weights of a MultiheadAttention out for Flax's.
+    """Convert the weights of torch's MultiheadAttention to the layout of Flax's.
 
         torch                             Flax
         in_proj_weight [3 E, in]          query, key, value: kernel [in, heads, E/heads]
@@ -50,13 +50,13 @@ def attention_arrays(
         out_proj.weight [out, E]          out.kernel [heads, E/heads, out]
 
     Args:
-        module: The torch name, for messages.
-        arrays: By their names in the layer; scalars, of an optimizer, hold for all
-            that one was split into.
+        module: The torch name of the layer, for messages.
+        arrays: Arrays by their names in the layer. A scalar, from an optimizer's state,
+            is repeated for each part that its parameter is split into.
         leaves: The Flax layer's leaves by path.
 
     Returns:
-        Arrays by path, and the names of those that have no leaf.
+        Arrays by Flax path, and the torch names of those that have no leaf.
     """
     if {"bias_k", "bias_v"} & set(arrays):
         raise ValueError(
@@ -65,29 +65,30 @@ def attention_arrays(
         )
     found, unmatched = {}, []
     for name, array in arrays.items():
-        parts = _parts(name, array)
+        parts = _split_by_side(name, array)
         if not set(parts) <= set(leaves):
             unmatched.append(f"{module}.{name}" if module else name)
             continue
         for path, part in parts.items():
-            found[path] = _by_head(module, path, part, leaves[path].shape)
+            found[path] = _split_by_head(module, path, part, leaves[path].shape)
     return found, unmatched
 
 
-def _parts(name: str, array: np.ndarray) -> dict[str, np.ndarray]:
-    """What one torch array is made into, by Flax path, in torch's layout."""
-    if name in _OUT:
-        return {_OUT[name]: array}
-    if name in _APART:
-        return {f"{_SIDES[_APART.index(name)]}.kernel": array}
+def _split_by_side(name: str, array: np.ndarray) -> dict[str, np.ndarray]:
+    """Split a torch array into query, key and value, by Flax path."""
+    if name in _OUTPUT_PROJECTION:
+        return {_OUTPUT_PROJECTION[name]: array}
+    if name in _SEPARATE_PROJECTIONS:
+        return {f"{_SIDES[_SEPARATE_PROJECTIONS.index(name)]}.kernel": array}
     leaf = "kernel" if name == "in_proj_weight" else "bias"
     thirds = np.split(array, 3) if array.ndim else [array] * 3
     return {f"{side}.{leaf}": part for side, part in zip(_SIDES, thirds, strict=True)}
 
 
-def _by_head(
+def _split_by_head(
     module: str, path: str, array: np.ndarray, shape: tuple[int, ...]
 ) -> np.ndarray:
+    """Reshape an array in torch's layout to a leaf's shape, with an axis of heads."""
     if not array.ndim:
         return array
     heads_last = path.endswith(".kernel") and path != "out.kernel"

@@ -1,4 +1,4 @@
-"""The second moments of torch's Adafactor, kept as those of rows and columns."""
+"""The second moments of torch's Adafactor, which are factored by rows and columns."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,11 +10,11 @@ import numpy as np
 from jmeta.models.from_torch._match import with_leaves
 
 
-def multiplied(entry: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """An entry of torch's with the full second moments, laid out as the parameter.
+def unfactored(entry: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Replace the factors in a parameter's entry by its full second moments.
 
-    They are the product of `row_var` and `col_var` over their common mean, and take the
-    place of `row_var`.
+    They are the product of `row_var` and `col_var` over their common mean. The result
+    has them as `row_var`, in the shape of the parameter, and no `col_var`.
     """
     entry = dict(entry)
     if "row_var" in entry:
@@ -24,11 +24,18 @@ def multiplied(entry: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return entry
 
 
-def factors(found: Mapping[str, np.ndarray], like: Any) -> dict[str, Any]:
-    """The fields `row_var` and `col_var` from second moments in Flax's layout.
+def factored(found: Mapping[str, np.ndarray], like: Any) -> dict[str, Any]:
+    """Factor second moments in Flax's layout into `row_var` and `col_var`.
+
+    Args:
+        found: Full second moments by Flax path.
+        like: The state to fill.
+
+    Returns:
+        The new fields `row_var` and `col_var` of the state, by name.
 
     Raises:
-        ValueError: One is of a kernel of more than two axes.
+        ValueError: A kernel has more than two axes.
     """
     for path, array in found.items():
         if array.ndim > 2 and path.split(".")[-1] == "kernel":
@@ -48,7 +55,12 @@ def factors(found: Mapping[str, np.ndarray], like: Any) -> dict[str, Any]:
 
 
 def machine_epsilon(like: Any, own: jax.Array) -> jax.Array:
-    """What None in torch's `eps` stands for: that of the parameters' dtype."""
+    """The value of None in torch's `eps`: the machine epsilon of the parameters.
+
+    Args:
+        like: The state, whose moments have the dtypes of the parameters.
+        own: The value in `like`, which stays if the parameters differ in dtype.
+    """
     slots = jax.tree.leaves((like.row_var, like.variance))
     dtypes = {slot.dtype for slot in slots}
     if len(dtypes) != 1:

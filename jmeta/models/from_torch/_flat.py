@@ -1,4 +1,4 @@
-"""The state of torch's L-BFGS, whose vectors join all parameters."""
+"""Convert the state of torch's L-BFGS, whose vectors join all parameters."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,11 +14,11 @@ from jmeta.models.from_torch._match import (
     leaves_by_path,
     match,
 )
-from jmeta.models.from_torch._sequential import places
+from jmeta.models.from_torch._sequential import path_prefixes
 
 
 def is_flat(state: Any) -> bool:
-    """Whether a state is that of `lbfgs`."""
+    """Whether a state is one of `lbfgs`."""
     return "prev_flat_grad" in state._fields
 
 
@@ -30,7 +30,16 @@ def flat_state(
     names: Names,
     flatten: Flatten,
 ) -> Any:
-    """Fill an `LBFGSState` from what torch keeps with the first parameter."""
+    """Fill an `LBFGSState` from torch's entry for the first parameter.
+
+    Args:
+        entry: The entry, which torch keeps for all parameters together.
+        like: The state to fill.
+        params: The parameters that `like` was made for.
+        parameter_names: torch's names of the parameters, in the optimizer's order.
+        names: Flax path by torch name.
+        flatten: The shape flattened before a Linear, by its torch name.
+    """
     if "d" not in entry:
         return like  # nothing was updated yet
     if params is None:
@@ -51,7 +60,7 @@ def flat_state(
     }
     for name in ("d", "prev_flat_grad"):
         fields[name] = np.asarray(entry[name])[order]
-    # newest last, zeros where there is none yet
+    # Our memory ends with the newest pair, and begins with zeros until it is full.
     fields["ro"] = np.zeros(memory)
     for name in ("old_dirs", "old_stps"):
         fields[name] = np.zeros((memory, len(order)))
@@ -68,12 +77,12 @@ def flat_state(
 def _order(
     params: PyTree, parameter_names: Sequence[str], names: Names, flatten: Flatten
 ) -> np.ndarray:
-    """Where each entry of our flat vector stands in torch's."""
+    """The index in torch's flat vector of each entry of ours."""
     leaves = leaves_by_path(params)
-    there = places(leaves)
+    prefixes = path_prefixes(leaves)
     spans, start = {}, 0
     for name in parameter_names:
-        path = flax_path(name, there, leaves, names)
+        path = flax_path(name, prefixes, leaves, names)
         if not path:
             raise ValueError(
                 f"Each of torch's parameters must be a leaf of `params`; {name!r} is "

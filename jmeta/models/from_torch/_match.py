@@ -1,4 +1,4 @@
-"""Which leaf of a Flax tree each torch array belongs to, and in which layout."""
+"""Find the Flax leaf of each torch array, and convert the array to its layout."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -23,13 +23,13 @@ from jmeta.models.from_torch._recurrent import (
     is_recurrent,
     recurrent_module,
 )
-from jmeta.models.from_torch._sequential import in_sequentials, places
+from jmeta.models.from_torch._sequential import in_sequentials, path_prefixes
 
 Names = Mapping[str, str | None]
-"""Flax path by torch name, both dotted; None leaves the torch name out."""
+"""Flax path by torch name, both dotted; None ignores the torch name."""
 
 Flatten = Mapping[str, Sequence[int]]
-"""What torch flattened before a Linear, `(channels, *space)`, by its torch name."""
+"""The shape `(channels, *space)` flattened before a Linear, by its torch name."""
 
 
 def leaves_by_path(tree: PyTree) -> dict[str, jax.Array]:
@@ -39,7 +39,12 @@ def leaves_by_path(tree: PyTree) -> dict[str, jax.Array]:
 
 
 def leaves_of(name: str, tree: Any) -> dict[str, jax.Array]:
-    """The leaves of a tree that a user gave, which are arrays."""
+    """The leaves of a user's tree by dotted path, checked to be arrays.
+
+    Args:
+        name: The name of the argument, for messages.
+        tree: The user's tree.
+    """
     leaves = {} if isinstance(tree, nnx.Module) else leaves_by_path(tree)
     wrong = [x for x in leaves.values() if not hasattr(x, "shape")]
     if wrong or isinstance(tree, nnx.Module):
@@ -52,7 +57,7 @@ def leaves_of(name: str, tree: Any) -> dict[str, jax.Array]:
 
 
 def with_leaves(tree: PyTree, arrays: Mapping[str, np.ndarray]) -> PyTree:
-    """Replace leaves by dotted path, keeping the tree's dtypes and checking shapes."""
+    """Replace leaves by dotted path; keep the tree's dtypes and check shapes."""
 
     def replace(path, leaf):
         name = ".".join(path_strings(path))
@@ -64,7 +69,7 @@ def with_leaves(tree: PyTree, arrays: Mapping[str, np.ndarray]) -> PyTree:
                 f"{arrays[name].shape} in Flax's layout. Check `names`, the sizes of "
                 "the layers, and that a ConvTranspose has `transpose_kernel=True`."
             )
-        # a copy, since torch goes on to write into the memory of its tensors
+        # torch may later write into the memory of its tensors, so it is copied.
         return jnp.array(arrays[name], jnp.result_type(leaf))
 
     return jax.tree_util.tree_map_with_path(replace, tree)
@@ -76,18 +81,24 @@ def match(
     names: Names,
     flatten: Flatten,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Lay out torch's arrays for the leaves that they belong to.
+    """Find the leaf of each torch array, and convert the array to its layout.
+
+    Args:
+        arrays: torch's arrays by name.
+        leaves: Flax's leaves by dotted path.
+        names: Flax path by torch name.
+        flatten: The shape flattened before a Linear, by its torch name.
 
     Returns:
         The arrays in Flax's layout by dotted path, and the torch names that belong to
         no leaf.
     """
     check_flattened(arrays, flatten)
-    there = places(leaves)
+    prefixes = path_prefixes(leaves)
     found: dict[str, np.ndarray] = {}
     unmatched = []
     layers: dict[tuple[Convert, str], dict[str, np.ndarray]] = {}
-    plain = lambda name: flax_path(name, there, leaves, names) is not None
+    plain = lambda name: flax_path(name, prefixes, leaves, names) is not None
     attention = attention_modules(name for name in arrays if not plain(name))
     for name, array in arrays.items():
         layer = _layer(name, attention)
@@ -95,22 +106,22 @@ def match(
             convert, module, short = layer
             layers.setdefault((convert, module), {})[short] = array
             continue
-        path = flax_path(name, there, leaves, names)
+        path = flax_path(name, prefixes, leaves, names)
         if path is None:
             unmatched.append(name)
         elif path:
-            _add(found, path, _layout(name, path, array, flatten))
+            _add_once(found, path, _layout(name, path, array, flatten))
     for (convert, module), parts in layers.items():
         path = translate(module, names)
         if path is None:
             continue
-        path = in_sequentials(path, there) if path else ""
+        path = in_sequentials(path, prefixes) if path else ""
         prefix = f"{path}." if path else ""
         inner = {k[len(prefix) :]: v for k, v in leaves.items() if k.startswith(prefix)}
-        converted, alone = convert(module, parts, inner)
-        unmatched += alone
+        converted, leftover = convert(module, parts, inner)
+        unmatched += leftover
         for leaf, array in converted.items():
-            _add(found, prefix + leaf, array)
+            _add_once(found, prefix + leaf, array)
     return found, unmatched
 
 
@@ -119,7 +130,12 @@ Convert = Callable[..., tuple[dict[str, np.ndarray], list[str]]]
 
 
 def _layer(name: str, attention: set[str]) -> tuple[Convert, str, str] | None:
-    """How the layer is converted whose arrays Flax lays out together."""
+    """How to convert a recurrent or attention layer, whose arrays go together.
+
+    Returns:
+        The converter, the layer's torch name and the array's name in it; None for any
+        other layer.
+    """
     if is_recurrent(name):
         return cell_arrays, *recurrent_module(name)
     member = attention_member(name, attention)
@@ -128,15 +144,22 @@ def _layer(name: str, attention: set[str]) -> tuple[Convert, str, str] | None:
 
 def flax_path(
     name: str,
-    there: frozenset[str],
+    prefixes: frozenset[str],
     leaves: Mapping[str, jax.Array],
     names: Names,
 ) -> str | None:
-    """The leaf that a torch name belongs to: None for no leaf, "" when left out."""
+    """The leaf that a torch name belongs to; None without one, "" if it is ignored.
+
+    Args:
+        name: The torch name.
+        prefixes: The leaves' paths and all their beginnings.
+        leaves: Flax's leaves by dotted path.
+        names: Flax path by torch name.
+    """
     path = translate(name, names)
     if path is None:
         return ""
-    path = in_sequentials(path, there)
+    path = in_sequentials(path, prefixes)
     if path in leaves:
         return path
     parent, leaf = _split(path)
@@ -179,7 +202,8 @@ def check_flattened(arrays: Mapping[str, np.ndarray], flatten: Flatten) -> None:
         if leaf != "weight" or array.ndim < 2:
             continue
         if array.ndim > 2:
-            # a transposed convolution has its outputs second, as its bias shows
+            # In a transposed convolution, outputs are the second axis; the length of
+            # the bias tells their number.
             bias = arrays.get(_join(parent, "bias"))
             channels = array.shape[0] if bias is None else len(bias)
             continue
@@ -211,7 +235,7 @@ def _layout(name: str, path: str, array: np.ndarray, flatten: Flatten) -> np.nda
     return np.moveaxis(array, (0, 1), (-1, -2))  # [*space, in, out]
 
 
-def _add(found: dict[str, np.ndarray], path: str, array: np.ndarray) -> None:
+def _add_once(found: dict[str, np.ndarray], path: str, array: np.ndarray) -> None:
     if path in found:
         raise ValueError(
             f"Two torch names belong to the leaf `{path}`. If they are one tied "

@@ -1,4 +1,4 @@
-"""torch's recurrent weights as Flax cells hold them."""
+"""Convert torch's recurrent weights to the layout of Flax's cells."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 _GATES = {4: ("i", "f", "g", "o"), 3: ("r", "z", "n"), 1: ("",)}
-"""torch's gates in its order, by their number: LSTM, GRU, plain."""
+"""The gates of an LSTM, a GRU and a plain cell in torch's order, by their number."""
 
 _LEAF = re.compile(r"^(.*?)\.?(weight|bias)_(ih|hh)(?:_(l\d+(?:_reverse)?))?$")
 
@@ -32,21 +32,21 @@ def recurrent_module(name: str) -> tuple[str, str]:
 def cell_arrays(
     module: str, cell: Mapping[str, np.ndarray], leaves: Collection[str]
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Lay a torch cell's weights out for a Flax cell.
+    """Convert a torch cell's weights to the layout of a Flax cell.
 
-    torch has two biases a gate, which are added; a Flax cell has mostly one, which
+    torch adds two biases for each gate. Most gates of a Flax cell have one bias, which
     gets the sum. The recurrent bias of a GRU's `n` is multiplied by the reset gate and
     needs a bias of its own.
 
     Args:
-        module: The torch name, for messages.
+        module: The torch name of the layer, for messages.
         cell: `weight_ih` [gates * hidden, in], `weight_hh` [gates * hidden, hidden]
             and, unless torch made it without, `bias_ih` and `bias_hh`.
         leaves: Paths of the Flax cell's leaves.
 
     Returns:
-        Arrays by path, a subset of `leaves`, and the layer's name where the leaves are
-        no such cell.
+        Arrays by Flax path, and names without a leaf: the layer's name if the leaves
+        are not those of such a cell, or none.
     """
     if not {"weight_ih", "weight_hh"} <= set(cell):
         return {}, [module]

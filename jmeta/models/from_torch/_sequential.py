@@ -1,13 +1,13 @@
-"""Where the layers of a Sequential are in Flax."""
+"""The paths of a Sequential's layers in Flax."""
 
 from collections.abc import Iterable
 
 
-def places(leaves: Iterable[str]) -> frozenset[str]:
-    """The leaves' dotted paths with all that they go through.
+def path_prefixes(leaves: Iterable[str]) -> frozenset[str]:
+    """The leaves' dotted paths and all beginnings of these.
 
     Example:
-        >>> sorted(places(["layers.0.kernel"]))
+        >>> sorted(path_prefixes(["layers.0.kernel"]))
         ['layers', 'layers.0', 'layers.0.kernel']
     """
     parts = [path.split(".") for path in leaves]
@@ -16,15 +16,21 @@ def places(leaves: Iterable[str]) -> frozenset[str]:
     )
 
 
-def in_sequentials(path: str, there: frozenset[str]) -> str:
-    """A path with torch's numbers of layers as the Sequentials of Flax name them.
+def in_sequentials(path: str, prefixes: frozenset[str]) -> str:
+    """Replace torch's layer numbers in a path by the names in Flax's Sequentials.
 
-    nnx.Sequential holds layer 2 as `layers.2`, linen's as `layers_2`; both count layers
+    Layer 2 is `layers.2` in nnx.Sequential and `layers_2` in linen's. Both count layers
     without parameters, as torch does.
 
+    Args:
+        path: A dotted path with torch's layer numbers.
+        prefixes: The leaves' paths and all their beginnings.
+
     Example:
-        >>> there = places(["body.layers.0.layers.2.kernel", "head.layers_1.bias"])
-        >>> [in_sequentials(p, there) for p in ("body.0.2.weight", "head.1.bias")]
+        >>> prefixes = path_prefixes(
+        ...     ["body.layers.0.layers.2.kernel", "head.layers_1.bias"]
+        ... )
+        >>> [in_sequentials(p, prefixes) for p in ("body.0.2.weight", "head.1.bias")]
         ['body.layers.0.layers.2.weight', 'head.layers_1.bias']
     """
     found = ""
@@ -33,5 +39,5 @@ def in_sequentials(path: str, there: frozenset[str]) -> str:
         options = [f"{before}{part}"]
         if part.isdecimal():
             options += [f"{before}layers.{part}", f"{before}layers_{part}"]
-        found = next((option for option in options if option in there), options[0])
+        found = next((option for option in options if option in prefixes), options[0])
     return found

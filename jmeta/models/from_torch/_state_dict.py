@@ -1,4 +1,4 @@
-"""What `state_dict()` returned, checked and in numpy."""
+"""Check what torch's `state_dict()` returned, and convert it to numpy."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,21 +9,21 @@ from jmeta._core import validate
 from jmeta._core.libraries import library
 
 
-def arrays(state_dict: Any) -> dict[str, np.ndarray]:
-    """The arrays of a module's state_dict by name."""
-    mapping(state_dict, "module")
+def module_arrays(state_dict: Any) -> dict[str, np.ndarray]:
+    """The arrays of a module's state_dict by name, in numpy."""
+    _check_is_dict(state_dict, "module")
     if set(state_dict) == {"state", "param_groups"}:
         raise ValueError(
             "`state_dict` must be a module's; got an optimizer's, with `state` and"
             " `param_groups`. Pass `module.state_dict()`; an optimizer's goes to"
             " `from_torch.optimizer_state`."
         )
-    return {name: array(name, value) for name, value in state_dict.items()}
+    return {name: _as_array(name, value) for name, value in state_dict.items()}
 
 
-def of_optimizer(state_dict: Any) -> Mapping[str, Any]:
-    """An optimizer's state_dict, with its parts."""
-    mapping(state_dict, "optimizer")
+def checked_optimizer(state_dict: Any) -> Mapping[str, Any]:
+    """An optimizer's state_dict, checked to have its two parts."""
+    _check_is_dict(state_dict, "optimizer")
     if not {"state", "param_groups"} <= set(state_dict):
         raise ValueError(
             "`state_dict` must be an optimizer's, with `state` and `param_groups`; got"
@@ -44,8 +44,8 @@ def of_optimizer(state_dict: Any) -> Mapping[str, Any]:
     return state_dict
 
 
-def mapping(state_dict: Any, owner: str) -> None:
-    """Refuse what is no dict by name."""
+def _check_is_dict(state_dict: Any, owner: str) -> None:
+    """Refuse what is no dict; `owner` is the kind of object it comes from."""
     if isinstance(state_dict, Mapping):
         return
     use = f"Pass `{owner}.state_dict()`, of tensors or of numpy arrays."
@@ -57,8 +57,8 @@ def mapping(state_dict: Any, owner: str) -> None:
     )
 
 
-def array(name: Any, value: Any) -> np.ndarray:
-    """One entry in numpy."""
+def _as_array(name: Any, value: Any) -> np.ndarray:
+    """Convert one entry of a module's state_dict to numpy."""
     if not isinstance(name, str):
         raise TypeError(
             "`state_dict` must have torch's names as keys; got the key"
@@ -72,7 +72,7 @@ def array(name: Any, value: Any) -> np.ndarray:
     try:
         converted = np.asarray(value)
     except (TypeError, RuntimeError, ValueError) as error:
-        # torch refuses tensors on a GPU, with a gradient, and in bfloat16
+        # torch refuses to convert tensors on a GPU, with a gradient, and in bfloat16.
         raise TypeError(
             f"`state_dict` must hold CPU tensors or arrays; entry {name!r} is"
             f" {validate.kind(value)} that numpy cannot read ({error}). Pass"

@@ -1,4 +1,4 @@
-"""A torch module's weights and running statistics in the trees of a Flax module."""
+"""Convert a torch module's weights and statistics to the trees of a Flax module."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,8 +16,8 @@ from jmeta.models.from_torch._match import (
     translate,
     with_leaves,
 )
-from jmeta.models.from_torch._sequential import in_sequentials, places
-from jmeta.models.from_torch._state_dict import arrays
+from jmeta.models.from_torch._sequential import in_sequentials, path_prefixes
+from jmeta.models.from_torch._state_dict import module_arrays
 
 _STATISTICS = {"running_mean": "mean", "running_var": "var"}
 _BUFFERS = (*_STATISTICS, "num_batches_tracked")
@@ -34,7 +34,7 @@ def parameters(
 
     Converts Linear, Conv1d to Conv3d, ConvTranspose1d to 3d, BatchNorm, LayerNorm,
     GroupNorm, Embedding, MultiheadAttention, RNN, LSTM and GRU (layers and cells) for
-    linen and nnx; other parameters are taken as they are, under the same name.
+    linen and nnx. Other parameters are copied unchanged, under the same name.
 
         torch                    Flax
         weight [out, in]         kernel [in, out]
@@ -47,31 +47,30 @@ def parameters(
         weight_ih, weight_hh     the kernels of a cell's gates
         bias_ih, bias_hh         their sum, where the cell has one bias a gate
 
-    Names are matched as they are, so that a Flax module with torch's attribute names
-    needs no `names`, and an nn.Sequential's `0.weight` belongs to nnx.Sequential's
-    `layers.0.kernel`, linen's `layers_0.kernel`. Nothing is matched by order or by
-    shape.
+    Arrays are matched by name alone, never by order or shape. A Flax module with
+    torch's attribute names needs no `names`. The `0.weight` of an nn.Sequential belongs
+    to `layers.0.kernel` of nnx.Sequential, and to `layers_0.kernel` of linen's.
 
     Args:
         state_dict: What torch's `module.state_dict()` returned, arrays or CPU tensors.
-            Running statistics in it are left to `state`.
+            Running statistics in it are ignored; `state` converts them.
         like: Parameters of the Flax module, as `make_functional` returns them.
-        names: Flax path by torch name, both dotted, for modules or single parameters:
-            `{"0": "Dense_0", "body.1": "layers.1"}`. The longest beginning counts.
-            None leaves out, for instance the second name of a tied weight. A layer of
-            an LSTM, GRU or RNN goes by `rnn.l0`, `rnn.l1`, `rnn.l0_reverse`, and
-            belongs to a cell.
-        flatten: For a Linear after flattened feature maps, by its torch name, the
-            shape `(channels, *space)` that was flattened: `{"fc": (16, 7, 7)}`. torch
-            flattens channels first, Flax channels last.
+        names: Flax path by torch name, both dotted, for modules or single parameters,
+            such as `{"0": "Dense_0", "body.1": "layers.1"}`. The longest entry that a
+            name begins with counts. None ignores a name, such as the second name of a
+            tied weight. The layers of an LSTM, GRU or RNN are named `rnn.l0`, `rnn.l1`,
+            `rnn.l0_reverse`; each belongs to a Flax cell.
+        flatten: The shape `(channels, *space)` that was flattened before a Linear, by
+            its torch name, such as `{"fc": (16, 7, 7)}`. torch flattens channels first,
+            Flax channels last.
 
     Returns:
         A tree like `like`, with its dtypes and torch's values.
 
     Raises:
         TypeError: `state_dict` is no dict of arrays, or `like` is a module.
-        ValueError: Something in torch or in `like` has no counterpart, the shapes
-            differ, the order of a flattened input is not known, or an attention has
+        ValueError: An array in torch or in `like` has no counterpart, shapes differ,
+            the order of a flattened input is not known, or an attention layer has
             `add_bias_kv=True`.
 
     Example:
@@ -83,22 +82,24 @@ def parameters(
         >>> params["kernel"].shape
         (2, 3)
 
-    Differs from torch:
-        Flax's LayerNorm and GroupNorm add `epsilon=1e-6` by default, torch 1e-5;
-        BatchNorm's 1e-5 is the same. A gate's two biases are trained apart in torch:
-        outputs of recurrent nets agree, but a step of SGD moves the biases' sum twice
-        as far there.
+    Note:
+        Flax's LayerNorm and GroupNorm add `epsilon=1e-6` by default, torch's add 1e-5.
+        BatchNorm's default is 1e-5 in both. torch trains two biases for each gate of a
+        recurrent net. Outputs agree with Flax, but a step of SGD moves the sum of the
+        biases twice as far in torch.
 
-        A ConvTranspose of Flax must have `transpose_kernel=True`; nothing in its
-        parameters tells where it has not and as many inputs as outputs. Along an axis
-        of kernel `k`, `padding` p, `output_padding` o and `dilation` d in torch,
-        Flax's padding is `(d * (k - 1) - p, d * (k - 1) - p + o)`; it has no groups.
-        Attention is batch first in Flax, and True in its mask is what is attended to,
-        in torch what is not; nnx's takes the softmax in float32 even of float64, unless
-        it gets an `attention_fn`. `kdim` and `vdim` that differ need linen's, or an
-        `nnx.LinearGeneral` in the place of `value`.
+        A ConvTranspose of Flax must have `transpose_kernel=True`. If it does not, and
+        has as many inputs as outputs, its parameters do not show the error. Along an
+        axis of kernel `k`, `padding` p, `output_padding` o and `dilation` d in torch,
+        Flax's padding is `(d * (k - 1) - p, d * (k - 1) - p + o)`. Flax's ConvTranspose
+        has no groups.
+
+        Flax's attention is batch first. True in its mask marks what is attended to; in
+        torch it marks what is not. nnx's attention computes the softmax in float32 even
+        for float64, unless it gets an `attention_fn`. If `kdim` and `vdim` differ, use
+        linen's attention, or an `nnx.LinearGeneral` in place of `value`.
     """
-    given = arrays(state_dict)
+    given = module_arrays(state_dict)
     weights = {k: v for k, v in given.items() if k.rpartition(".")[2] not in _BUFFERS}
     names, flatten = names or {}, flatten or {}
     check_names(list(given), names, flatten)
@@ -106,7 +107,7 @@ def parameters(
     found, unmatched = match(weights, leaves, names, flatten)
     missing = [path for path in leaves if path not in found]
     if unmatched or missing:
-        raise ValueError(_unmatched(unmatched, missing, weights, leaves))
+        raise ValueError(_unmatched_message(unmatched, missing, weights, leaves))
     return with_leaves(like, found)
 
 
@@ -116,18 +117,18 @@ def state(
     """Put a torch module's running statistics into the state of the Flax network.
 
     Args:
-        state_dict: What torch's `module.state_dict()` returned, as in `parameters`.
+        state_dict: What torch's `module.state_dict()` returned, arrays or CPU tensors.
         like: State of the Flax module, as `make_functional` returns it: nnx's
             statistics, or linen's `{"batch_stats": ...}`.
-        names: As in `parameters`; may be the same.
+        names: Flax path by torch name, both dotted; the `names` of `parameters` will
+            do.
 
     Returns:
         A tree like `like` with torch's `running_mean` and `running_var` as `mean` and
-        `var`, in the dtypes of `like`; Flax makes float32 statistics. What is no
-        running statistic stays as it is.
+        `var`, in the dtypes of `like` (float32 in Flax). Other leaves stay unchanged.
 
     Raises:
-        ValueError: A statistic in torch or in `like` has no counterpart, or the shapes
+        ValueError: A statistic in torch or in `like` has no counterpart, or shapes
             differ.
 
     Example:
@@ -140,15 +141,16 @@ def state(
         >>> state(torch_buffers, like, names={"bn": "norm"})["norm"]["var"].tolist()
         [4.0, 4.0]
 
-    Differs from torch:
-        torch's next running variance averages the unbiased variance of a batch, n /
-        (n - 1) times the one that Flax averages, and its `momentum` is the share of
-        the new batch where Flax's is that of the old value: `1 - momentum`.
+    Note:
+        Updates of the running variance differ. torch averages the unbiased variance of
+        a batch, which is n / (n - 1) times the variance that Flax averages. torch's
+        `momentum` is the share of the new batch, Flax's that of the old value: use `1 -
+        momentum`.
     """
-    given, names = arrays(state_dict), names or {}
+    given, names = module_arrays(state_dict), names or {}
     check_names(list(given), names, {})
     leaves = leaves_of("like", like)
-    there = places(leaves)
+    prefixes = path_prefixes(leaves)
     found, unmatched, wanted = {}, [], {}
     for name, value in given.items():
         parent, _, leaf = name.rpartition(".")
@@ -158,7 +160,7 @@ def state(
         if module is None:
             continue
         path = ".".join(filter(None, (module, _STATISTICS[leaf])))
-        both = (in_sequentials(p, there) for p in (path, f"batch_stats.{path}"))
+        both = (in_sequentials(p, prefixes) for p in (path, f"batch_stats.{path}"))
         path = next((p for p in both if p in leaves), None)
         wanted[name] = value
         if path is None:
@@ -168,11 +170,11 @@ def state(
     statistics = [p for p in leaves if p.rpartition(".")[2] in _STATISTICS.values()]
     missing = [path for path in statistics if path not in found]
     if unmatched or missing:
-        raise ValueError(_unmatched(unmatched, missing, wanted, leaves))
+        raise ValueError(_unmatched_message(unmatched, missing, wanted, leaves))
     return with_leaves(like, found)
 
 
-def _unmatched(
+def _unmatched_message(
     names: list[str],
     paths: list[str],
     arrays: Mapping[str, np.ndarray],

@@ -1,4 +1,4 @@
-"""A torch optimizer's state in the state of the same jmeta optimizer."""
+"""Convert a torch optimizer's state to that of the same jmeta optimizer."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from jax.tree_util import DictKey, GetAttrKey, KeyPath, tree_map_with_path
 from jmeta._core import validate
 from jmeta._core.tree import widest
 from jmeta._core.typing import PyTree
-from jmeta.models.from_torch._factored import factors, machine_epsilon, multiplied
+from jmeta.models.from_torch._factored import factored, machine_epsilon, unfactored
 from jmeta.models.from_torch._flat import flat_state, is_flat
 from jmeta.models.from_torch._match import (
     Flatten,
@@ -23,7 +23,7 @@ from jmeta.models.from_torch._match import (
     with_leaves,
 )
 from jmeta.models.from_torch._recurrent import is_recurrent
-from jmeta.models.from_torch._state_dict import of_optimizer
+from jmeta.models.from_torch._state_dict import checked_optimizer
 
 
 def optimizer_state(
@@ -38,9 +38,9 @@ def optimizer_state(
 ) -> PyTree:
     """Put a torch optimizer's state into ours, to go on where torch stopped.
 
-    Moments and buffers go, laid out as their parameters, into the fields of the same
-    names; torch's settings into `hyperparams`. With the converted parameters the next
-    updates are torch's.
+    Moments and buffers are converted like their parameters, into the fields of the same
+    names. torch's settings become `hyperparams`. With the converted parameters, the
+    next updates are those of torch.
 
         params    = from_torch.parameters(model.state_dict(), params, names=names)
         opt_state = from_torch.optimizer_state(
@@ -52,27 +52,30 @@ def optimizer_state(
     Args:
         state_dict: What torch's `optimizer.state_dict()` returned, arrays or CPU
             tensors.
-        like: `tx.init(params)` of the same optimizer, alone or inside `optax.chain`;
-            for several groups of `optim.param_groups`.
-        names: As in `parameters`; the same.
-        flatten: As in `parameters`; the same.
-        parameter_names: torch's names of the optimizer's parameters in its order. Not
-            needed where torch's optimizer was made with `named_parameters()`.
+        like: `tx.init(params)` of the same optimizer, alone or inside `optax.chain`.
+            For several groups, make `tx` with `optim.param_groups`.
+        names: Flax path by torch name, both dotted; pass the `names` of `parameters`.
+        flatten: The shape `(channels, *space)` flattened before a Linear, by its torch
+            name; pass the `flatten` of `parameters`.
+        parameter_names: torch's names of the optimizer's parameters, in its order. Not
+            needed if torch's optimizer was made with `named_parameters()`.
         groups: For several groups, our labels in the order of torch's groups.
-        params: The parameters that `like` was made for; needed for `lbfgs` alone,
-            whose state does not show their shapes.
+        params: The parameters that `like` was made for. Only `lbfgs` needs them, since
+            its state does not show their shapes.
 
     Returns:
         A state like `like`. A setting that is a schedule in `tx` goes on from torch's
-        count of steps. torch keeps none for SGD and L-BFGS: that of `like` stays.
+        count of steps. For SGD and L-BFGS torch keeps no count, so that of `like`
+        stays.
 
     Raises:
-        TypeError: `state_dict` is no optimizer's, another argument is of another kind.
-        ValueError: The optimizers, their groups or parameters do not fit together;
-            torch updated some parameters more often than others, where we count one
-            step for all; a parameter is recurrent: torch trains two biases a gate
-            where Flax has one, so that its run has no continuation here; or Adafactor
-            trained a kernel of more than two axes, which it factors over others there.
+        TypeError: `state_dict` is not that of an optimizer, or another argument is of
+            the wrong kind.
+        ValueError: The optimizers, their groups or parameters do not fit together; or
+            torch updated some parameters more often than others, while ours has one
+            count of steps; or a parameter is recurrent, where torch trains two biases
+            for each gate and Flax one; or Adafactor trained a kernel of more than two
+            axes, which torch factors over other axes than we do.
 
     Example:
         >>> import jax.numpy as jnp, numpy as np
@@ -92,11 +95,12 @@ def optimizer_state(
         ((2, 3), 0.5)
 
     Note:
-        Flags such as `nesterov` and `maximize` are no part of our state: give the
-        transform the same ones. So are Muon's `ns_steps` and `adjust_lr_fn`, whose
-        default sees the transposed shape of a kernel here; see `optim.muon`.
+        Flags such as `nesterov` and `maximize` are not part of our state: give the
+        transform the same ones. The same holds for Muon's `ns_steps` and
+        `adjust_lr_fn`; here the default of the latter sees the transposed shape of a
+        kernel, as `optim.muon` explains.
     """
-    state_dict = of_optimizer(state_dict)
+    state_dict = checked_optimizer(state_dict)
     _check_names(names=names, flatten=flatten)
     for name, given in {"parameter_names": parameter_names, "groups": groups}.items():
         if given is not None:
@@ -117,13 +121,13 @@ def optimizer_state(
             order = list(entries)
             new = flat_state(entries[order[0]], node, params, order, names, flatten)
         else:
-            new = _convert(entries, node, names, flatten)
+            new = _converted_state(entries, node, names, flatten)
         return new._replace(hyperparams=_hyperparams(group, node))
 
     return tree_map_with_path(convert, like, is_leaf=_has_hyperparams)
 
 
-def _convert(
+def _converted_state(
     entries: Mapping[str, Mapping[str, Any]], like: Any, names: Names, flatten: Flatten
 ) -> Any:
     """Fill the fields of one of our states from torch's entry for each parameter."""
@@ -160,25 +164,27 @@ def _convert(
             "`like`."
         )
     if "row_var" in slots:
-        entries = {name: multiplied(entry) for name, entry in entries.items()}
+        entries = {name: unfactored(entry) for name, entry in entries.items()}
         slots = [slot for slot in slots if slot != "col_var"]
     fields = {}
     for slot in slots:
-        found = _slot(slot, entries, getattr(like, slot), kind, names, flatten)
+        found = _slot_arrays(slot, entries, getattr(like, slot), kind, names, flatten)
         if slot == "row_var":
-            fields |= factors(found, like)
+            fields |= factored(found, like)
         else:
             fields[slot] = with_leaves(getattr(like, slot), found)
     if "started" in like._fields:
-        began = {k: np.asarray("momentum_buffer" in v) for k, v in entries.items() if v}
-        found, _ = match(began, leaves_by_path(like.started), names, flatten)
+        has_started = {
+            k: np.asarray("momentum_buffer" in v) for k, v in entries.items() if v
+        }
+        found, _ = match(has_started, leaves_by_path(like.started), names, flatten)
         fields["started"] = with_leaves(like.started, found)
     if steps:
         fields["step"] = jnp.asarray(steps.pop(), like.step.dtype)
     return like._replace(**fields)
 
 
-def _slot(
+def _slot_arrays(
     slot: str,
     entries: Mapping[str, Mapping[str, np.ndarray]],
     like: PyTree,
@@ -189,7 +195,7 @@ def _slot(
     """The arrays of a slot by our paths, in Flax's layout."""
     arrays = {name: entry[slot] for name, entry in entries.items() if slot in entry}
     leaves = leaves_by_path(like)
-    # torch makes the buffer of momentum with the first gradient
+    # torch makes a momentum buffer with the first gradient, so it may be missing.
     optional = slot == "momentum_buffer"
     found, unmatched = match(arrays, leaves, names, flatten)
     missing = [path for path in leaves if path not in found and not optional]

@@ -1,4 +1,4 @@
-"""What the kinds of models share: their apply functions, and checks of their trees."""
+"""Apply functions and checks of trees, shared by all kinds of models."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,25 +23,29 @@ def apply_functions(
     with_state: bool,
     takes_key: bool = True,
 ) -> tuple[Any, ...]:
-    """What `make_functional` returns, of one function that always takes and gives all.
+    """Make what `make_functional` returns from one general function.
 
     Args:
-        call: `call(params, state, args, kwargs, key)` gives `(outputs, new_state)`.
+        call: `call(params, state, args, kwargs, key) -> (outputs, new_state)`.
         params: The parameters.
-        state: The state, without leaves where there is none.
-        with_state: False keeps the state as it is and to itself.
-        takes_key: Whether the function has a parameter `key`.
+        state: The state, a tree without leaves if the model has none.
+        with_state: Whether the apply function takes and returns the state. If not, it
+            uses the state as it is now.
+        takes_key: Whether the apply function has a parameter `key`.
+
+    Returns:
+        `(apply_fn, params)`, or `(apply_fn, params, state)`.
     """
 
     def apply_with_state(params, state, /, *args, key=None, **kwargs):
-        return call(params, state, args, kwargs, _checked(key))
+        return call(params, state, args, kwargs, _checked_key(key))
 
     def apply_with_state_without_key(params, state, /, *args, **kwargs):
         _refuse_key(kwargs)
         return call(params, state, args, kwargs, None)
 
     def apply_fn(params, /, *args, key=None, **kwargs):
-        return call(params, state, args, kwargs, _checked(key))[0]
+        return call(params, state, args, kwargs, _checked_key(key))[0]
 
     def apply_without_key(params, /, *args, **kwargs):
         _refuse_key(kwargs)
@@ -54,7 +58,7 @@ def apply_functions(
 
 
 def check_method(model: Any, method: Any) -> None:
-    """Refuse a name that the model has no method of."""
+    """Refuse the name of a method that the model does not have."""
     if isinstance(method, str) and not callable(getattr(model, method, None)):
         raise ValueError(
             f"`method` must be a method of {type(model).__name__}; got {method!r}. Of a"
@@ -62,7 +66,7 @@ def check_method(model: Any, method: Any) -> None:
         )
 
 
-def _checked(key: Any) -> Key | None:
+def _checked_key(key: Any) -> Key | None:
     if key is not None:
         validate.key("key", key)
     return key
@@ -83,7 +87,13 @@ def leaf_names(tree: PyTree) -> list[str]:
 
 
 def check_same_leaves(tree: PyTree, names: list[str], problem: str) -> None:
-    """Refuse a tree whose leaves are not those of these names."""
+    """Refuse a tree whose leaves do not have exactly these names, in this order.
+
+    Args:
+        tree: The tree.
+        names: The names that its leaves must have, as `leaf_names` gives them.
+        problem: What must hold, the beginning of the message.
+    """
     got = leaf_names(tree)
     if got != names:
         missing, unknown = set(names) - set(got), set(got) - set(names)

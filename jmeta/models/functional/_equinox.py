@@ -1,4 +1,4 @@
-"""Equinox modules."""
+"""Make Equinox modules functional."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ from jmeta.models.functional._base import (
     check_same_leaves,
     leaf_names,
 )
-from jmeta.models.functional._no_key import NO_KEY
+from jmeta.models.functional._no_key import NO_KEY_MESSAGE
 
 _OTHER_PARAMS = (
     "`params` must be a tree as `make_functional` returned it: the module, with None "
@@ -29,7 +29,7 @@ _OTHER_PARAMS = (
 def from_equinox(
     model: Any, variables: PyTree, wrt: Any, with_state: bool, method: Any
 ) -> tuple[Any, ...]:
-    """Split off the inexact arrays; put the module together for each call."""
+    """Split the inexact arrays off a module, and combine both in each call."""
     import equinox as eqx
 
     must = "a module of Equinox"
@@ -38,15 +38,15 @@ def from_equinox(
     check_method(model, method)
     has_state, name = _has_state(model), type(model).__name__
     _check_state(variables, has_state, name)
-    variables = _copied(variables)
+    variables = _copied_state(variables)
     model = eqx.nn.delete_init_state(model)
     params, static = _partition(model, wrt)
-    takes = _parameters(model, method)
-    if has_state and "state" not in takes:
+    accepted = _parameters(model, method)
+    if has_state and "state" not in accepted:
         raise ValueError(
             f"A stateful module must be called with `state`; got a {name} that is"
-            f" called with the parameters {list(takes)}. Pass `method=lambda model, x,"
-            " state: ...`, for one that is mapped over a batch."
+            f" called with the parameters {list(accepted)}. Pass `method=lambda model,"
+            " x, state: ...`, for one that is mapped over a batch."
         )
     names, treedef = leaf_names(params), jax.tree.structure(params)
 
@@ -54,16 +54,16 @@ def from_equinox(
         check_same_leaves(params, names, _OTHER_PARAMS)
         params = treedef.unflatten(jax.tree.leaves(params))
         module = eqx.combine(params, static)
-        # a call makes the state that it is given invalid: it gets one of its own
-        own = {"state": _copied(state)} if has_state else {}
-        called, parameter = _called(module, method), takes.get("key")
-        outputs = _with_key(called, parameter, args, kwargs | own, key)
+        # A call invalidates the `eqx.nn.State` that it is given, so it gets a copy.
+        own = {"state": _copied_state(state)} if has_state else {}
+        called, parameter = _bound_function(module, method), accepted.get("key")
+        outputs = _call_with_key(called, parameter, args, kwargs | own, key)
         if not has_state:
             return outputs, state
-        outputs, new_state = _split(outputs, eqx.nn.State)
+        outputs, new_state = _outputs_and_state(outputs, eqx.nn.State)
         return outputs, cast_like(new_state, state)
 
-    options = {"with_state": with_state, "takes_key": "key" in takes}
+    options = {"with_state": with_state, "takes_key": "key" in accepted}
     return apply_functions(call, params, variables, **options)
 
 
@@ -91,7 +91,7 @@ def _check_state(variables: PyTree, has_state: bool, name: str) -> None:
         )
 
 
-def _copied(state: Any) -> Any:
+def _copied_state(state: Any) -> Any:
     try:
         return jax.tree.map(lambda x: x, state)
     except ValueError as error:
@@ -102,7 +102,7 @@ def _copied(state: Any) -> Any:
 
 
 def _partition(model: Any, wrt: Any) -> tuple[Any, Any]:
-    """The parameters, and all that is constant."""
+    """Split a module into its parameters and all that is constant."""
     import equinox as eqx
 
     inexact, rest = eqx.partition(model, eqx.is_inexact_array)
@@ -126,8 +126,8 @@ def _partition(model: Any, wrt: Any) -> tuple[Any, Any]:
     return params, constant
 
 
-def _called(module: Any, method: Any) -> Callable[..., Any]:
-    """What is called, with the module in it."""
+def _bound_function(module: Any, method: Any) -> Callable[..., Any]:
+    """The function that a call runs: the module, its method, or a partial function."""
     if method is None:
         return module
     if isinstance(method, str):
@@ -136,12 +136,13 @@ def _called(module: Any, method: Any) -> Callable[..., Any]:
 
 
 def _parameters(module: Any, method: Any) -> Mapping[str, inspect.Parameter]:
-    """The parameters of what is called, beside the module.
+    """The parameters of the function that a call runs, without the module.
 
-    Those of a class's function: bound to a module, a jitted one does not show them.
+    A method is looked up on the class, since a jitted method that is bound to a module
+    does not show its parameters.
     """
     if method is not None and not isinstance(method, str):
-        return _after(1, method)
+        return _parameters_after(1, method)
     name = method or "__call__"
     fields = {field.name for field in dataclasses.fields(module)}
     if method is None and not callable(module):
@@ -150,42 +151,43 @@ def _parameters(module: Any, method: Any) -> Mapping[str, inspect.Parameter]:
             f"{type(module).__name__} without `__call__`. Pass `method=`."
         )
     if name not in fields:
-        return _after(1, getattr(type(module), name))
+        return _parameters_after(1, getattr(type(module), name))
     value = getattr(module, name)
     is_function = inspect.isroutine(inspect.unwrap(value))
-    return _after(0, value) if is_function else _parameters(value, None)
+    return _parameters_after(0, value) if is_function else _parameters(value, None)
 
 
-def _after(count: int, function: Any) -> dict[str, inspect.Parameter]:
-    """The parameters of a function that come after so many."""
+def _parameters_after(count: int, function: Any) -> dict[str, inspect.Parameter]:
+    """The parameters of a function, without the first `count`."""
     parameters = inspect.signature(inspect.unwrap(function)).parameters
     return dict(list(parameters.items())[count:])
 
 
-def _with_key(
+def _call_with_key(
     called: Callable[..., Any],
     parameter: inspect.Parameter | None,
     args: Any,
     kwargs: dict[str, Any],
     key: Key | None,
 ) -> Any:
-    """Pass the key to a function that has a parameter of this name."""
+    """Call a function, and pass the key if it has a parameter `key`."""
     if parameter is None:
         return called(*args, **kwargs)
     if key is not None:
         return called(*args, key=key, **kwargs)
     if parameter.default is parameter.empty:
-        raise ValueError(NO_KEY)
+        raise ValueError(NO_KEY_MESSAGE)
     try:
         return called(*args, **kwargs)
     except RuntimeError as error:
-        # what Equinox's layers raise, whose words name the key
+        # Equinox's layers raise a plain RuntimeError that names the key.
         if "key" in str(error):
-            raise ValueError(f"{NO_KEY} {error}") from error
+            raise ValueError(f"{NO_KEY_MESSAGE} {error}") from error
         raise
 
 
-def _split(result: Any, kind: type) -> tuple[Any, Any]:
+def _outputs_and_state(result: Any, kind: type) -> tuple[Any, Any]:
+    """Check that a stateful module gave a pair that ends with a state."""
     if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], kind):
         return result
     raise ValueError(

@@ -1,4 +1,4 @@
-"""Functions of parameters, which are apply functions already."""
+"""Check functions of parameters, which are apply functions already."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from jmeta._core.typing import PyTree
 
 
 def from_function(model: Any, variables: PyTree, method: Any) -> tuple[Any, ...]:
-    """Hand a function back with its parameters, once both are what they should be."""
+    """Check a function and its parameters, and return both."""
     if not callable(model):
         raise TypeError(
             "`model` must be a Flax nnx or linen module, an Equinox module, a Haiku "
@@ -48,7 +48,7 @@ def _hint(model: Any, variables: PyTree) -> str:
 
 
 def refuse_torch(model: Any) -> None:
-    """A torch module cannot be called in JAX, though it looks like a function."""
+    """Refuse a torch module, which is callable but not in JAX."""
     if library(model) == "torch":
         raise TypeError(
             "`model` must be a JAX model; got the torch module "

@@ -1,4 +1,4 @@
-"""Haiku transforms."""
+"""Make Haiku transforms functional."""
 
 import inspect
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from jmeta._core import validate
 from jmeta._core.tree import cast_like
 from jmeta._core.typing import PyTree
 from jmeta.models.functional._base import apply_functions, check_same_leaves, leaf_names
-from jmeta.models.functional._no_key import NO_KEY
+from jmeta.models.functional._no_key import NO_KEY_MESSAGE
 
 _OTHER_PARAMS = "`params` must be a tree as the transform's `init` returned it."
 _NEW_STATE = "A call must keep the state that `init` made."
@@ -17,7 +17,7 @@ _NEW_STATE = "A call must keep the state that `init` made."
 def from_haiku(
     model: Any, variables: PyTree, with_state: bool, method: Any
 ) -> tuple[Any, ...]:
-    """Call a transform's `apply`, with the key where it has its `rng`."""
+    """Call a transform's `apply`, with the key as its `rng`."""
     import haiku as hk
 
     if not isinstance(model, hk.Transformed | hk.TransformedWithState):
@@ -32,9 +32,9 @@ def from_haiku(
             f"{validate.kind(method)}. Transform a function that calls the method."
         )
     stateful = isinstance(model, hk.TransformedWithState)
-    params, state = _variables(variables, stateful)
+    params, state = _params_and_state(variables, stateful)
     names, state_names = leaf_names(params), leaf_names(state)
-    # `hk.without_apply_rng` gives a transform whose `apply` takes none
+    # After `hk.without_apply_rng`, `apply` has no parameter `rng`.
     takes_key = "rng" in inspect.signature(model.apply).parameters
 
     def call(params, state, args, kwargs, key):
@@ -43,9 +43,9 @@ def from_haiku(
         try:
             result = model.apply(*held, *[key] * takes_key, *args, **kwargs)
         except ValueError as error:
-            # the class that Haiku has for this is private
+            # Haiku's class of this error is private, so its name must do.
             if type(error).__name__ == "MissingRNGError":
-                raise ValueError(f"{NO_KEY} {error}") from error
+                raise ValueError(f"{NO_KEY_MESSAGE} {error}") from error
             raise
         if not stateful:
             return result, state
@@ -58,7 +58,7 @@ def from_haiku(
 
 
 def refuse_module(model: Any) -> None:
-    """A Haiku module's class is no transform."""
+    """Refuse the class of a Haiku module, which is no transform."""
     name = model.__name__
     raise TypeError(
         "`model` must be what `hk.transform` returned; got the class "
@@ -66,7 +66,7 @@ def refuse_module(model: Any) -> None:
     )
 
 
-def _variables(variables: PyTree, stateful: bool) -> tuple[PyTree, PyTree]:
+def _params_and_state(variables: PyTree, stateful: bool) -> tuple[PyTree, PyTree]:
     if not stateful:
         if not isinstance(variables, Mapping):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Flax linen modules."""
+"""Make Flax linen modules functional."""
 
 import functools
 from collections.abc import Mapping
@@ -20,13 +20,13 @@ from jmeta.models.functional._base import (
     check_same_leaves,
     leaf_names,
 )
-from jmeta.models.functional._no_key import NO_KEY
+from jmeta.models.functional._no_key import NO_KEY_MESSAGE
 
 
 def from_linen(
     model: nn.Module, variables: PyTree, with_state: bool, method: Any
 ) -> tuple[Any, ...]:
-    """Take parameters and state from a module's variables."""
+    """Split a module's variables into parameters and state, and call its `apply`."""
     name = type(model).__name__
     if variables is None:
         bound = "module, variables = model.unbind()"
@@ -51,7 +51,7 @@ def from_linen(
     called = functools.partial(model.apply, {}, method=method)
 
     def call(params, state, args, kwargs, key):
-        # a stream that has no key of its own draws from that of "params"
+        # In linen, a stream without a key of its own uses that of "params".
         keyed = key is not None
         rngs = {"dropout": key, "params": jax.random.fold_in(key, 1)} if keyed else None
         if keyed and key_parameter(called, *args) is not None:
@@ -62,7 +62,7 @@ def from_linen(
                 {"params": params, **state}, *args, **options, **kwargs
             )
         except InvalidRngError as error:
-            raise ValueError(f"{NO_KEY} {error}") from error
+            raise ValueError(f"{NO_KEY_MESSAGE} {error}") from error
         check_same_leaves(new_state, state_names, NEW_VARIABLES)
         return outputs, cast_like(new_state, state)
 

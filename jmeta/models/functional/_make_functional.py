@@ -1,4 +1,4 @@
-"""Every kind of model in one form."""
+"""Turn a model of any supported library into a function and its parameters."""
 
 import inspect
 from collections.abc import Callable
@@ -26,9 +26,9 @@ def make_functional(
 ) -> tuple[Any, ...]:
     """Split a model into a pure function and the parameters it takes.
 
-    The function can be jitted, mapped, scanned and differentiated. The model is not
-    changed, neither now nor by a call, and later changes of it have no effect: whether
-    it trains or evaluates stays as it is now.
+    The function can be jitted, mapped, scanned and differentiated. Neither this nor a
+    call changes the model. Later changes of the model have no effect on the function:
+    it stays in the model's present mode, training or evaluation.
 
         apply_fn, params        = make_functional(model)   # nothing mutable
         apply_fn, params, state = make_functional(model)   # BatchNorm and the like
@@ -44,49 +44,50 @@ def make_functional(
         hk.transform_with_state(f), (params, state)   both, for its apply
         f(params, ...), params                        params
 
-    The state is what a call may change: a linen module's collections beside `params`
+    The state is what a call may change: a linen module's collections except `params`
     and `intermediates`, an nnx module's variables that are neither parameters nor
     random streams nor sown intermediates, an Equinox module's `eqx.nn.State`.
 
-    `key` feeds dropout and all other randomness, which is in neither parameters nor
-    state: the same key gives the same numbers. It may be left out where nothing is
-    drawn. A linen module's `dropout` stream is `key` itself; its other streams come
-    from `fold_in(key, 1)`. In an nnx module the i-th stream starts at
-    `fold_in(key, i)`. An Equinox module gets it if what is called has a parameter
-    `key`, a Haiku transform as its `rng`; where they take none, nor does `apply_fn`.
+    `key` is the source of dropout and all other randomness: the same key gives the same
+    numbers. It may be left out where no random numbers are drawn. A linen module's
+    `dropout` stream is `key` itself; its other streams come from `fold_in(key, 1)`. In
+    an nnx module the i-th stream starts at `fold_in(key, i)`. An Equinox module gets
+    the key if the function called has a parameter `key`, and a Haiku transform gets it
+    as its `rng`. If they take no key, neither does `apply_fn`.
 
     Args:
         model: A Flax nnx module, a linen module, an Equinox module, a Haiku transform,
-            or a function `f(params, ...)`, which is handed back as it is.
-        variables: For a linen module what its `init` returned; for a stateful Equinox
-            module its `eqx.nn.State`; for a Haiku transform its parameters, or the pair
-            `(params, state)`; for a function its parameters, any pytree. An nnx module
-            and an Equinox module hold their own.
-        wrt: Which of an nnx module's variables are the parameters: a `Variable` type,
-            such as `nnx.LoRAParam`, or any other filter, such as
-            `nnx.PathContains("head")`, which selects among `nnx.Param`. Of an Equinox
-            module a filter as `eqx.partition` takes it, which selects among the inexact
-            arrays. Parameters not selected are constants, and so are arrays of integers
-            and plain arrays that are attributes of an nnx module.
-        state: False uses the state as it is now and does not return it, so that the
-            result is always `(apply_fn, params)`.
-        method: What to call instead of the module: a method's or submodule's name, or
-            a function of the module, such as `lambda module, x: module.encoder(x)`. An
-            Equinox layer takes one example; `lambda module, x: jax.vmap(module)(x)`
-            takes a batch. Of a stateful one the parameter `state` gets the state.
+            or a function `f(params, ...)`, which is returned unchanged.
+        variables: For a linen module, what its `init` returned; for a stateful Equinox
+            module, its `eqx.nn.State`; for a Haiku transform, its parameters or the
+            pair `(params, state)`; for a function, its parameters, any pytree. Left out
+            for other modules, which hold their own.
+        wrt: Selects the parameters. For an nnx module, a `Variable` type such as
+            `nnx.LoRAParam`, or another filter such as `nnx.PathContains("head")`, which
+            selects among `nnx.Param`. For an Equinox module, a filter of
+            `eqx.partition`, which selects among the inexact arrays. Parameters not
+            selected are constants, and so are arrays of integers and plain arrays that
+            are attributes of an nnx module.
+        state: Whether to take and return the state. False uses the state as it is now,
+            and the result is always `(apply_fn, params)`.
+        method: What to call instead of the module: the name of a method or submodule,
+            or a function of the module such as `lambda module, x: module.encoder(x)`.
+            An Equinox layer takes one example; `lambda module, x: jax.vmap(module)(x)`
+            takes a batch. The function for a stateful Equinox module must have a
+            parameter `state`, which gets the state.
 
     Returns:
         `(apply_fn, params)`, or `(apply_fn, params, state)`. Parameters and state of
-        Flax modules are dicts of arrays, a tied parameter one leaf; parameters of an
-        Equinox module are the module, with None in place of all else. A new state keeps
-        the old one's dtypes, to be a scan's carry.
+        Flax modules are dicts of arrays, where a tied parameter is one leaf. Parameters
+        of an Equinox module are the module with None in place of all else. A new state
+        keeps the dtypes of the old one, so it can be the carry of a scan.
 
     Raises:
-        TypeError: A class instead of an instance, a torch module, or nothing that can
-            be called.
-        ValueError: Variables are missing, superfluous or without `params`; `wrt`
-            selects nothing; or `apply_fn` draws random numbers without a `key`, gets
-            parameters of another structure, or makes variables as it runs.
+        TypeError: `model` is a class instead of an instance, a torch module, or nothing
+            that can be called.
+        ValueError: Variables are missing, superfluous or without `params`; or `wrt`
+            selects nothing. `apply_fn` raises it if it draws random numbers without a
+            `key`, gets parameters of another structure, or makes variables as it runs.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -161,5 +162,5 @@ def _refuse_class(model: type, origin: str | None) -> None:
 
 
 def _is_wrapped_function(model: Any) -> bool:
-    """Whether an Equinox object is what `eqx.filter_jit` made of a function."""
+    """Whether an Equinox object is a function wrapped by `eqx.filter_jit`."""
     return inspect.isroutine(inspect.unwrap(model))

@@ -1,4 +1,4 @@
-"""Flax nnx modules."""
+"""Make Flax nnx modules functional."""
 
 import functools
 from collections.abc import Callable
@@ -29,10 +29,10 @@ _OTHER_PARAMS = (
 def from_nnx(
     model: nnx.Module, wrt: Any, with_state: bool, method: Any
 ) -> tuple[Any, ...]:
-    """Split off parameters, state and streams; put them together for each call."""
+    """Split a module into parameters, state and the rest; merge them in each call."""
     check_method(model, method)
     clone = nnx.clone(model, graph=True)
-    nnx.pop(clone, nnx.Intermediate)  # what earlier calls sowed
+    nnx.pop(clone, nnx.Intermediate)  # sown by earlier calls
     selected = wrt if isinstance(wrt, type) else nnx.All(nnx.Param, wrt)
     rest = (selected, nnx.Param, nnx.Variable, ...)
     graphdef, *parts = nnx.split(clone, nnx.RngKey, nnx.RngCount, *rest, graph=True)
@@ -49,7 +49,7 @@ def from_nnx(
         check_same_leaves(params, names, _OTHER_PARAMS)
         streams = _stream_keys(keys, key)
         module = nnx.merge(graphdef, streams, counts, params, frozen, state, arrays)
-        called = _method(module, method)
+        called = _bound_function(module, method)
         if key is not None and key_parameter(called, *args) is not None:
             kwargs = {**kwargs, "key": key}
         outputs = called(*args, **kwargs)
@@ -62,7 +62,7 @@ def from_nnx(
     return apply_functions(call, params, first_state, with_state=with_state)
 
 
-def _method(module: nnx.Module, method: Any) -> Callable[..., Any]:
+def _bound_function(module: nnx.Module, method: Any) -> Callable[..., Any]:
     if method is None:
         method = "__call__"
     if isinstance(method, str):
@@ -71,7 +71,12 @@ def _method(module: nnx.Module, method: Any) -> Callable[..., Any]:
 
 
 def _stream_keys(streams: PyTree, key: Key | None) -> PyTree:
-    """Give every stream its own key, of the shape that it had."""
+    """Give each random stream a key of its own, in the shape of its old key.
+
+    Args:
+        streams: The keys of the module's streams.
+        key: The key to fold theirs from; None gives keys that cannot draw numbers.
+    """
     if key is None:
         return jax.tree.map(lambda old: jnp.broadcast_to(no_key(), old.shape), streams)
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)

@@ -1,24 +1,26 @@
-"""A key that no numbers can be drawn from, for calls that are given none."""
+"""A key that cannot draw numbers, for calls without a key."""
 
 import jax
 import jax.numpy as jnp
 from jax.extend.random import define_prng_impl
 
-NO_KEY = "The model draws random numbers (dropout?); pass `apply_fn(..., key=key)`."
+NO_KEY_MESSAGE = (
+    "The model draws random numbers (dropout?); pass `apply_fn(..., key=key)`."
+)
 
 
 def no_key() -> jax.Array:
-    """A key that can be asked for, split and folded, and that fails to give numbers.
+    """A key that can be split and folded, but raises when numbers are drawn from it.
 
-    nnx.RNN asks its stream for a key even where its first carry is zeros, so that a key
-    that is asked for is no error, but one that numbers are drawn from is.
+    Asking a stream for a key is no error: nnx.RNN does so even where its first carry is
+    zeros.
     """
     return jax.random.key(0, impl=_NO_KEY_IMPL)
 
 
 def _no_random_bits(key, bit_width, shape):
     del key, bit_width, shape
-    raise ValueError(NO_KEY)
+    raise ValueError(NO_KEY_MESSAGE)
 
 
 _NO_KEY_IMPL = define_prng_impl(
