@@ -1,4 +1,4 @@
-"""What differs between versions of JAX, each with the version and when it can go."""
+"""Differences between versions of JAX, each with the versions that it is for."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,23 +9,29 @@ import jax.extend.core as jex
 SCAN_FORGETS_RULES = jax.__version_info__ < (0, 12)
 """Whether a scan that is differentiated twice loses the rules of `jax.custom_jvp`.
 
-Until 0.12; goes with `jmeta._jaxpr.remembered`.
+True before JAX 0.12. Remove it together with `jmeta._jaxpr.remembered`.
 """
 
 JITS = frozenset({"jit", "pjit"})
-"""`jax.jit`, by primitive; `pjit` until 0.8."""
+"""Names of the primitive of `jax.jit`; before JAX 0.8 it is `pjit`."""
 
 INLINED_CALLS = frozenset({"closed_call", "eval_jaxpr"})
-"""Calls that are compiled as if they were written out; `eval_jaxpr` from 0.12 on."""
+"""Names of calls that JAX compiles inline; `eval_jaxpr` exists from JAX 0.12 on."""
 
 REMATS = frozenset({"checkpoint", "remat2"})
-"""`jax.checkpoint`; both names are in use, by version and by how it was called."""
+"""Names of the primitive of `jax.checkpoint`: by version, and by how it was called."""
 
 
 def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
-    """How many constants and carried values a scan has, from its parameters.
+    """Count the constants and the carried values of a scan.
 
-    From 0.11 on the inputs stand in a tree of constants, carry and slices.
+    From JAX 0.11 on the parameters hold no counts but a tree of the inputs.
+
+    Args:
+        params: The parameters of a `scan` equation.
+
+    Returns:
+        The number of constants and the number of carried values.
     """
     if "num_consts" in params:
         return params["num_consts"], params["num_carry"]
@@ -34,26 +40,47 @@ def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def scan_options(params: Mapping[str, Any]) -> dict[str, Any]:
-    """What `jax.lax.scan` was told of a scan, from its parameters.
+    """Collect the options that `jax.lax.scan` was called with.
 
-    `_split_transpose` until 0.10.
+    `_split_transpose` exists before JAX 0.11 only.
+
+    Args:
+        params: The parameters of a `scan` equation.
+
+    Returns:
+        Keyword arguments for a new call of `jax.lax.scan`.
     """
     names = "length", "reverse", "unroll", "_split_transpose"
     return {name: params[name] for name in names if name in params}
 
 
 def split_constants(jaxpr: Any) -> tuple[jex.Jaxpr, Sequence[Any]]:
-    """A jaxpr without its constants, and these.
+    """Split a jaxpr into one without constants and the constants.
 
-    From 0.11 on there is one class for jaxprs with constants and without.
+    From JAX 0.11 on one class stands for jaxprs with and without constants.
+
+    Args:
+        jaxpr: A jaxpr, with constants or without.
+
+    Returns:
+        The jaxpr without constants, and its constants (none if it had none).
     """
     return getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ())
 
 
 def bind(primitive: jex.Primitive, params: Mapping[str, Any], *args: Any) -> Any:
-    """Apply a primitive, with the parameters that it has in an equation.
+    """Apply a primitive with the parameters that it has in an equation.
 
-    Until 0.10 JAX gives functions beside the parameters, later ones among them.
+    Before JAX 0.11 `get_bind_params` returns functions beside the parameters; from
+    0.11 on they are among the parameters.
+
+    Args:
+        primitive: The primitive to apply.
+        params: The parameters of its equation.
+        *args: The operands, arrays.
+
+    Returns:
+        What the primitive gives: an array, or a list of arrays.
     """
     bound = primitive.get_bind_params(dict(params))
     functions, params = bound if isinstance(bound, tuple) else ((), bound)
@@ -61,9 +88,15 @@ def bind(primitive: jex.Primitive, params: Mapping[str, Any], *args: Any) -> Any
 
 
 def varying_axes_of(aval: Any) -> frozenset[Any]:
-    """The manual axes of a `jax.shard_map` that an array of this kind differs over.
+    """Return the manual axes of a `jax.shard_map` that an array differs over.
 
-    Until 0.10 the attribute is `vma`.
+    Before JAX 0.11 the abstract value holds them in its attribute `vma`.
+
+    Args:
+        aval: The array's abstract value.
+
+    Returns:
+        Names of axes; none outside `jax.shard_map`.
     """
     if hasattr(aval, "manual_axis_type"):
         return frozenset(aval.manual_axis_type.varying)

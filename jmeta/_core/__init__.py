@@ -1,1 +1,1 @@
-"""What every other part stands on: types, trees, numbers, settings and checks."""
+"""Types, trees, numerics, settings and checks that every other part uses."""

@@ -1,23 +1,23 @@
-"""Packages that come with an extra of the package, and how to get them."""
+"""Import of optional packages, with a message that names the extra to install."""
 
 import importlib
 from typing import Any
 
 
 def load(module: str, extra: str, wanted_by: str, instead: str = "") -> Any:
-    """Import what an extra brings.
+    """Import a module that an extra of jmeta installs.
 
     Args:
-        module: The module to import.
-        extra: The extra that brings it.
-        wanted_by: What needs it, as a message begins.
-        instead: What to do without it, if anything.
+        module: Full name of the module.
+        extra: Name of the extra in `pip install 'jmeta[extra]'`.
+        wanted_by: What needs the module; the message begins with it.
+        instead: What the user can do without the module; empty if there is no way.
 
     Returns:
         The module.
 
     Raises:
-        ImportError: It is not installed.
+        ImportError: The module is not installed.
 
     Example:
         >>> load("json", "train", "`x=`", "pass `x=None`").dumps(1)

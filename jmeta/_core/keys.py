@@ -1,4 +1,4 @@
-"""A function gets a PRNG key if and only if it has a parameter named `key`."""
+"""User functions get a PRNG key if and only if they have a parameter named `key`."""
 
 import functools
 import inspect
@@ -12,15 +12,16 @@ from jmeta._core.typing import Key
 
 
 def with_optional_key(name: str, fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`fn` as a function `(*args, key)`, whose key goes on as `key=` where `fn` has it.
+    """Wrap a function so that it can be called with a key whether it takes one or not.
 
     Args:
-        name: Of the argument that `fn` is, for messages.
-        fn: A user's function.
+        name: Name of the argument that `fn` was passed as, for messages.
+        fn: A user's function, with or without a parameter `key`.
 
-    Raises:
-        TypeError: When called: `fn` must have a key and there is none, or it cannot be
-            called with these arguments.
+    Returns:
+        A function `(*args, key=None)` that passes the key on as `key=` where `fn` has
+        that parameter. It raises a TypeError where `fn` requires a key and gets none,
+        or cannot be called with these arguments.
 
     Example:
         >>> call = with_optional_key("fn", lambda x, key: (x, key))
@@ -46,12 +47,19 @@ def with_optional_key(name: str, fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def key_parameter(fn: Callable[..., Any], *args: Any) -> inspect.Parameter | None:
-    """The parameter `key` of a function that is called with `args`; or None.
+    """Find the parameter `key` that a function still has when called with `args`.
 
-    Looked for through partials, wrappers such as `jax.jit`'s and bound methods. What
-    linen's `module.apply` calls decides for it. A key that a partial binds by its name
-    is a default; one that is bound or given by position is no parameter any more, and
-    `**kwargs` alone are none.
+    The search looks through partials, wrappers such as `jax.jit`'s and bound methods.
+    For linen's `module.apply` it looks at the method that `apply` calls. A key that a
+    partial binds by name counts, as a default. A key that is bound or given by position
+    does not count, and neither does `**kwargs`.
+
+    Args:
+        fn: A user's function.
+        *args: Its positional arguments.
+
+    Returns:
+        The parameter, or None where the function has none.
 
     Example:
         >>> key_parameter(functools.partial(lambda key, x: x, 1)) is None
@@ -67,10 +75,18 @@ def check_call(
     kwargs: dict[str, Any],
     must: str | None = None,
 ) -> None:
-    """Refuse a function whose parameters are others; `must` says what it has to take.
+    """Refuse a function that cannot be called with these arguments.
+
+    Args:
+        name: Name of the argument that `fn` was passed as, for the message.
+        fn: A user's function.
+        args: The positional arguments of the call.
+        kwargs: The keyword arguments of the call.
+        must: What the function must do, in the words of the message; default is to take
+            as many arguments as `args` has, and a key.
 
     Raises:
-        TypeError: It cannot be called so.
+        TypeError: The function cannot be called with these arguments.
 
     Example:
         >>> check_call("fn", lambda params, task, rng: 0, (1, 2), {})
@@ -99,13 +115,13 @@ def _find(fn, args, kwargs):
         return _find(fn.func, (*fn.args, *args), fn.keywords | kwargs)
     module = getattr(fn, "__self__", None)
     if isinstance(module, linen.Module) and fn.__name__ == "apply":
-        # the first argument are the variables
+        # the first argument of `apply` holds the variables, which the method never sees
         return _find(*_called(module, kwargs.get("method"), args[1:]), kwargs)
     if isinstance(fn, types.MethodType):
         return _find(fn.__func__, (module, *args), kwargs)
     wrapped = getattr(fn, "__wrapped__", None)
     if wrapped is not None:
-        # a wrapper may take less than what it wraps
+        # a wrapper may take fewer parameters than the function that it wraps
         own = _parameters(fn)
         if own is None or _has_keywords(own) or _named(own, args) is not None:
             return _find(wrapped, args, kwargs)
@@ -115,7 +131,7 @@ def _find(fn, args, kwargs):
 
 
 def _called(module, method, args):
-    """What linen's `apply` calls, and by which arguments."""
+    """Return the method that linen's `apply` calls, and the method's arguments."""
     if method is None:
         method = module.__call__
     elif isinstance(method, str):
@@ -126,15 +142,15 @@ def _called(module, method, args):
 
 
 def _parameters(fn):
-    """Those of the function itself, also where it wraps another."""
+    """Return the parameters of the function itself, not of one that it wraps."""
     try:
         return list(inspect.signature(fn, follow_wrapped=False).parameters.values())
-    except (TypeError, ValueError):  # nothing that Python can look into
+    except (TypeError, ValueError):  # a builtin may have no signature
         return None
 
 
 def _named(parameters, args):
-    """The parameter `key` that positional arguments leave."""
+    """Return the parameter `key` unless a positional argument already fills it."""
     positional = [p for p in parameters if p.kind <= p.POSITIONAL_OR_KEYWORD]
     taken = positional[: len(args)]
     for parameter in parameters:
@@ -156,7 +172,7 @@ def _is_required(parameter):
 
 
 def _signature(fn):
-    """A wrapper's own; where there is none, as for `jax.jit`'s, what it wraps."""
+    """Return a wrapper's own signature, else that of the function it wraps."""
     for follow in (False, True):
         try:
             return inspect.signature(fn, follow_wrapped=follow)

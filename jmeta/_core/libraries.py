@@ -1,14 +1,20 @@
-"""Which library an object comes from, told without importing that library."""
+"""Find the library that an object comes from without importing that library."""
 
 import inspect
 from typing import Any
 
 LIBRARIES = ("equinox", "haiku", "torch")
-"""Libraries that jmeta does not depend on, and whose models it is given."""
+"""Libraries that jmeta does not depend on but whose models users pass to it."""
 
 
 def library(x: Any) -> str | None:
-    """The library that an object's class, or a class itself, is derived from.
+    """Return the library that an object's class, or a class itself, derives from.
+
+    Args:
+        x: Any object or class.
+
+    Returns:
+        A name in `LIBRARIES`, or None.
 
     Example:
         >>> import equinox as eqx, jax

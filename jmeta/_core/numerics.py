@@ -8,16 +8,16 @@ from jmeta._core.tree import allow_mixed_dtypes
 
 
 def safe_sqrt(x: jax.Array) -> jax.Array:
-    """Square root with derivative 0, of every order and in both modes, at 0.
+    """Compute a square root whose derivatives of every order are 0 at 0.
 
-    Where a second moment is 0 its root multiplies a gradient of 0, so the term with
+    Where a second moment is 0, its root multiplies a gradient of 0, so the term with
     the root's infinite slope has the limit 0.
 
     Args:
         x: Array of any shape; negative entries give NaN as usual.
 
     Returns:
-        `sqrt(x)`, same shape.
+        `sqrt(x)`, of the shape of `x`.
 
     Example:
         >>> import jax
@@ -29,11 +29,11 @@ def safe_sqrt(x: jax.Array) -> jax.Array:
 
 
 def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    """Quotient that is 0, with derivative 0, where the denominator is 0.
+    """Divide, with the quotient and its derivative 0 where the denominator is 0.
 
     Args:
         numerator: Array of any shape.
-        denominator: Array that broadcasts with it.
+        denominator: Array that broadcasts with `numerator`.
 
     Returns:
         `numerator / denominator`, and 0 where `denominator` is 0.
@@ -49,16 +49,16 @@ def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def integer_power(x: jax.Array, n: jax.Array) -> jax.Array:
-    """`x ** n` with finite derivatives of every order at 0.
+    """Compute `x ** n` with finite derivatives of every order at 0.
 
-    JAX's own second derivative of `x ** 1` at 0 is 0 times infinity.
+    JAX computes the second derivative of `x ** 1` at 0 as 0 times infinity.
 
     Args:
         x: Array of any shape.
-        n: Integers from 0 that broadcast with it.
+        n: Array of integers from 0 that broadcasts with `x`.
 
     Returns:
-        `x ** n`; 1 where `n` is 0.
+        `x ** n`, which is 1 where `n` is 0.
 
     Example:
         >>> import jax
@@ -80,11 +80,11 @@ def _integer_power_jvp(primals, tangents):
 
 @jax.custom_jvp
 def scale(factor: jax.Array, x: jax.Array) -> jax.Array:
-    """`factor * x`, with a fast derivative with respect to a scalar factor.
+    """Compute `factor * x`, with a fast derivative with respect to a scalar factor.
 
     The derivative of a product with respect to a scalar is a sum over all entries,
-    which XLA's CPU backend adds up one by one. As a product with a row of ones the same
-    sum is a matrix-vector product, several times faster.
+    which XLA's CPU backend adds up one by one. Written as a product with a row of ones,
+    the same sum is a matrix-vector product, which is several times faster.
 
     Args:
         factor: Scalar, or an array that broadcasts with `x`.
@@ -111,11 +111,11 @@ def _scale_jvp(primals, tangents):
 
 
 def _times(factor, x):
-    """A product that is written for its transpose with respect to the factor."""
+    """Multiply in a form whose transpose with respect to the factor is fast."""
     if not jnp.ndim(factor) and jnp.ndim(x) > 1:
         rows = jnp.broadcast_to(factor, (*jnp.shape(x)[:-1], 1))
         ones = jnp.ones((1, jnp.shape(x)[-1]), jnp.result_type(factor))
-        # accelerators would round the factors of a product at the default precision
+        # at the default precision accelerators would round the factors of a product
         factor = jnp.matmul(rows, ones, precision="highest")
     with allow_mixed_dtypes(factor, x):
         return factor * x

@@ -1,4 +1,4 @@
-"""What is worth storing for the way back, or for a moment, rather than recomputing."""
+"""Choices between storing a value and recomputing it."""
 
 import jax
 import jax.numpy as jnp
@@ -6,15 +6,23 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jmeta._core.typing import PyTree
 
-_KEPT = "jmeta_kept"
+_MARK = "jmeta_kept"
 _LARGE = 1 << 16
 
-STORE_MARKED = jax.checkpoint_policies.save_only_these_names(_KEPT)
-"""Policy for `jax.checkpoint`: store what `mark_to_store` marks, where it is needed."""
+STORE_MARKED = jax.checkpoint_policies.save_only_these_names(_MARK)
+"""Policy for `jax.checkpoint`: store only the values that `mark_to_store` marks."""
 
 
 def mark_to_store(tree: PyTree) -> PyTree:
-    """Mark values that cost much to recompute or that stand for several others.
+    """Mark values that `jax.checkpoint` shall store under the policy `STORE_MARKED`.
+
+    Worth it for a value that costs much to recompute, or that replaces several others.
+
+    Args:
+        tree: A pytree of arrays.
+
+    Returns:
+        The same values.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -24,16 +32,23 @@ def mark_to_store(tree: PyTree) -> PyTree:
         >>> round(float(jax.grad(f)(0.0)), 4)
         1.0
     """
-    return checkpoint_name(tree, _KEPT)
+    return checkpoint_name(tree, _MARK)
 
 
 def prevent_cpu_fusion(tree: PyTree) -> PyTree:
-    """Have values computed before what uses them, and not again in each place.
+    """Make XLA's CPU backend compute values once, before the operations that use them.
 
-    XLA's CPU backend merges cheap operations into those that use their result, even
-    where that is a thousand pixels for each value. It does not merge a division, so the
-    values are divided by 1, in a way that it cannot see. Large arrays, which matrix
-    products read whole in any case and whose copies would cost memory, stay.
+    That backend fuses cheap operations into each operation that uses their result, even
+    where a thousand pixels use each value and all of them compute it again. It does not
+    fuse a division, so the values are divided by 1 in a way that XLA cannot simplify.
+    Large arrays stay as they are: matrix products read them whole in any case, and
+    copies would cost memory.
+
+    Args:
+        tree: A pytree of arrays.
+
+    Returns:
+        The same values, on other backends the same tree.
 
     Example:
         >>> float(prevent_cpu_fusion(jnp.array(2.0)))
@@ -45,5 +60,6 @@ def prevent_cpu_fusion(tree: PyTree) -> PyTree:
 def _divided(x):
     if x.size > _LARGE or not jnp.issubdtype(x.dtype, jnp.floating):
         return x
+    # no number is finite and unequal to itself, but XLA does not know that
     never = jnp.isfinite(x) & (x != x)
     return x / (1 + never.astype(x.dtype))

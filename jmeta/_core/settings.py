@@ -1,8 +1,8 @@
 """Numeric settings of a transform as data: replaceable, learnable, schedulable.
 
 A transform keeps its settings in its state, in a dict `hyperparams` under torch's
-names. The value that stands there is the one that the next update uses, as in torch's
-`param_groups`; a setting given as a schedule is advanced by every update.
+names. As in torch's `param_groups`, the next update uses the value in that dict. Every
+update advances a setting that was given as a schedule.
 """
 
 import dataclasses
@@ -23,16 +23,16 @@ Setting = Any
 """A number, a scalar array, a schedule `step -> value`, a `PerLeaf`, or a pair."""
 
 Pair = tuple[Setting, Setting] | list[Setting]
-"""A setting of two values; state and rules have it as a tuple."""
+"""A setting of two values, given as a tuple or list; the state holds a tuple."""
 
 FORMS = "a number, a scalar array, a schedule `step -> value` or a `PerLeaf`"
-"""What a single setting may be, in the words of a message."""
+"""The forms of a single setting, in the words of a message."""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PerLeaf:
-    """A setting with a value for each parameter: Meta-SGD, rates for each layer.
+    """A setting with one value for each parameter, as in Meta-SGD or for layers.
 
     Attributes:
         tree: A tree like the parameters, or a prefix of it, whose leaves are scalars
@@ -53,9 +53,9 @@ class PerLeaf:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PerStep:
-    """A setting with a value for each step, along the leading axis of every leaf.
+    """A setting with one value for each step, along the leading axis of every leaf.
 
-    A plain array of rank 1 says the same for a single number; this is for `PerLeaf`
+    For a single number a plain array of rank 1 is enough; `PerStep` is for `PerLeaf`
     trees whose leaves have a leading steps axis.
 
     Attributes:
@@ -72,11 +72,12 @@ class PerStep:
 
 
 class Overridden(NamedTuple):
-    """A setting replaced from outside for one update; the transform's own comes back.
+    """A setting that is replaced for one update, beside the transform's own value.
 
     Attributes:
-        value: What the update uses.
-        own: What the transform goes on with; a schedule advances this one.
+        value: The value that the update uses.
+        own: The transform's own value, which a schedule advances and which comes back
+            after the update.
     """
 
     value: Setting
@@ -90,12 +91,12 @@ def as_hyperparam(value: Setting, name: str = "", form: str = FORMS) -> Setting:
     `PerLeaf` and tuples are converted leaf by leaf.
 
     Args:
-        value: A number or an array.
-        name: The setting's name, for the message.
-        form: What it may be, for the message.
+        value: A number or an array, a `PerLeaf` or a tuple of them.
+        name: Name of the setting, for the message.
+        form: The allowed forms of the setting, in the words of the message.
 
     Returns:
-        The same value as a `jax.Array`.
+        The same value as a `jax.Array`, or the same tree of arrays.
 
     Raises:
         TypeError: `value` is not a real number.
@@ -116,16 +117,19 @@ def as_hyperparam(value: Setting, name: str = "", form: str = FORMS) -> Setting:
 
 
 def pair(name: str, value: Any, size: int = 2) -> tuple[Setting, ...]:
-    """A setting of several values, given as a tuple or a list, as a tuple.
+    """Check a setting of several values and make it a tuple.
 
     Args:
-        name: Its name, for messages.
-        value: The tuple or list.
-        size: How many values it has.
+        name: Name of the setting, for messages.
+        value: The values, in a tuple or a list.
+        size: The number of values that the setting must have.
+
+    Returns:
+        The values as a tuple.
 
     Raises:
-        TypeError: It is neither a tuple nor a list.
-        ValueError: It has another number of values.
+        TypeError: `value` is neither a tuple nor a list.
+        ValueError: `value` has another length than `size`.
     """
     names = ", ".join("abc"[:size])
     if not isinstance(value, tuple | list):
@@ -155,14 +159,15 @@ def check_settings(
     and a learned one may cross a bound.
 
     Args:
-        settings: The constructor's settings by name.
-        flags: Its arguments that are True or False.
-        pairs: The settings that are tuples, see `pair`.
-        **ranges: `low <= value < high` by name, for each entry of a pair alike.
+        settings: A constructor's settings by name.
+        flags: The constructor's arguments that must be True or False, by name.
+        pairs: Names of the settings that are tuples.
+        **ranges: `(low, high)` by name, where `low <= value < high` must hold; each
+            entry of a tuple must be in the range.
 
     Raises:
-        TypeError: A setting that is none, a flag that is no bool.
-        ValueError: A number outside its range, an array that is no scalar.
+        TypeError: A setting has none of the allowed forms, or a flag is no bool.
+        ValueError: A number is outside its range, or an array is no scalar.
     """
     for name, value in settings.items():
         for one in value if name in pairs else (value,):
@@ -179,17 +184,27 @@ def check_settings(
 
 
 def is_plain(value: Any) -> TypeGuard[int | float]:
-    """Whether a setting is a number that is known before tracing."""
+    """Tell whether a setting is a plain number, known before tracing.
+
+    Args:
+        value: A setting in any form.
+    """
     return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def initial_hyperparams(settings: Mapping[str, Setting]) -> dict[str, Setting]:
-    """The `hyperparams` of a fresh state: each setting's value for the first update.
+    """Make the `hyperparams` of a fresh state: the values for the first update.
 
-    A schedule's value is of the precision of what the schedule is made of.
+    A schedule's value has the precision of the numbers that the schedule is made of.
+
+    Args:
+        settings: A constructor's settings by name.
+
+    Returns:
+        An array for each setting, in a `PerLeaf` or a tuple where the setting is one.
     """
     hyperparams = {
-        # a weakly typed step has no precision of its own
+        # a weakly typed step leaves the precision to the schedule's own numbers
         name: as_hyperparam(_at_step(value, jnp.asarray(0)), name)
         for name, value in settings.items()
     }
@@ -202,7 +217,17 @@ def initial_hyperparams(settings: Mapping[str, Setting]) -> dict[str, Setting]:
 def advance_hyperparams(
     hyperparams: dict[str, Setting], settings: Mapping[str, Setting], step: jax.Array
 ) -> dict[str, Setting]:
-    """The `hyperparams` after an update: schedules move on to `step`."""
+    """Make the `hyperparams` after an update, with schedules advanced to `step`.
+
+    Args:
+        hyperparams: The values that the update used, by name.
+        settings: The constructor's settings by name, schedules among them.
+        step: Index of the next update, an integer scalar.
+
+    Returns:
+        The values for the next update; an `Overridden` one stays, and its own value
+        advances.
+    """
 
     def advance(current, setting):
         if isinstance(setting, tuple):
@@ -222,13 +247,16 @@ def advance_hyperparams(
 
 
 def step_in_precision(step: jax.Array, dtype: Any) -> jax.Array:
-    """The step as an integer whose quotients are of a setting's precision.
+    """Cast a step to an integer whose quotients have a setting's precision.
 
     With 64 bits enabled, the quotient of an int32 and a number is a float32.
 
     Args:
         step: An integer scalar.
-        dtype: The setting's.
+        dtype: The floating-point dtype of the setting.
+
+    Returns:
+        The step as int64 for a float64 setting, else as int32.
 
     Example:
         >>> (step_in_precision(jnp.asarray(3), jnp.float32) / 7).dtype.name
@@ -238,7 +266,11 @@ def step_in_precision(step: jax.Array, dtype: Any) -> jax.Array:
 
 
 def current_hyperparams(hyperparams: Mapping[str, Setting]) -> dict[str, Setting]:
-    """The values that the next update uses, with overrides in place."""
+    """Return the values that the next update uses, with overrides in place.
+
+    Args:
+        hyperparams: A state's values by name, some of them `Overridden`.
+    """
     return {
         name: value.value if isinstance(value, Overridden) else value
         for name, value in hyperparams.items()
@@ -246,7 +278,12 @@ def current_hyperparams(hyperparams: Mapping[str, Setting]) -> dict[str, Setting
 
 
 def hyperparams_at(hyperparams, path):
-    """The values that apply to the parameter at `path`."""
+    """Return the values that apply to one parameter.
+
+    Args:
+        hyperparams: A state's values by name.
+        path: Key path of the parameter.
+    """
 
     def pick(value):
         if isinstance(value, tuple):
@@ -257,7 +294,7 @@ def hyperparams_at(hyperparams, path):
 
 
 def _check_form(name, value):
-    """A single setting, or an entry of a pair, as a constructor takes it."""
+    """Refuse a single setting, or an entry of a pair, of a form that is not allowed."""
     is_schedule = callable(value) and not inspect.isclass(value)
     leaves = jax.tree.leaves(value) if isinstance(value, PerLeaf) else [value]
     if not is_schedule and not all(map(_is_real, leaves)):

@@ -1,4 +1,4 @@
-"""The tree verbs that are used in several places."""
+"""Operations on pytrees and their dtypes that several modules use."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -15,6 +15,12 @@ def strongly_typed(tree: PyTree) -> PyTree:
     """Make every leaf a strongly typed array of the dtype that it has.
 
     A weakly typed float64 times a float32 setting would be rounded to float32.
+
+    Args:
+        tree: A pytree of arrays and numbers.
+
+    Returns:
+        The tree with strongly typed arrays; PRNG keys stay as they are.
 
     Example:
         >>> import jax.numpy as jnp
@@ -34,6 +40,13 @@ def strongly_typed(tree: PyTree) -> PyTree:
 def cast_like(tree: PyTree, like: PyTree) -> PyTree:
     """Cast every leaf to its counterpart's dtype, so that a loop's carry is stable.
 
+    Args:
+        tree: A pytree of arrays and numbers.
+        like: A pytree of the same structure, whose dtypes are used.
+
+    Returns:
+        The tree with the dtypes of `like`.
+
     Example:
         >>> import jax.numpy as jnp
         >>> cast_like(jnp.ones(2), jnp.ones(2, jnp.bfloat16)).dtype.name
@@ -43,7 +56,13 @@ def cast_like(tree: PyTree, like: PyTree) -> PyTree:
 
 
 def widest(*values: Any) -> jnp.dtype:
-    """The dtype that holds all of these, also where JAX promotes none implicitly.
+    """Return the dtype that holds all values, also under strict promotion.
+
+    Args:
+        *values: Arrays, numbers or dtypes.
+
+    Returns:
+        The dtype to which JAX promotes them by default.
 
     Example:
         >>> with jax.numpy_dtype_promotion("strict"):
@@ -55,11 +74,17 @@ def widest(*values: Any) -> jnp.dtype:
 
 
 def allow_mixed_dtypes(*trees: PyTree) -> AbstractContextManager[Any]:
-    """Promote as JAX does by default, where these hold floats of several precisions.
+    """Promote dtypes as JAX does by default where the trees mix float precisions.
 
-    Who mixes them, as in a float32 setting for a bfloat16 parameter, has asked for it,
-    also where JAX promotes none implicitly. Elsewhere a promotion is a mistake of the
-    code, and JAX's setting stays what it is.
+    A user who gives a float32 setting for a bfloat16 parameter wants the promotion,
+    even where JAX's setting forbids implicit ones. Where the precisions agree, a
+    promotion would be a mistake in the code, so JAX's setting stays in force.
+
+    Args:
+        *trees: The pytrees whose leaves are combined.
+
+    Returns:
+        A context manager.
 
     Example:
         >>> a, b = jnp.ones(2, jnp.bfloat16), jnp.ones(2)
@@ -74,17 +99,31 @@ def allow_mixed_dtypes(*trees: PyTree) -> AbstractContextManager[Any]:
 
 
 def is_float(leaf: Any) -> bool:
-    """Whether a leaf is of a real floating-point dtype and can be differentiated."""
+    """Tell whether a leaf has a real floating-point dtype.
+
+    Args:
+        leaf: An array or a number.
+    """
     return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
 
 
 def is_inexact(leaf: Any) -> bool:
-    """Whether a leaf is real or complex floating-point: it can carry a derivative."""
+    """Tell whether a leaf is real or complex floating-point, so has a derivative.
+
+    Args:
+        leaf: An array or a number.
+    """
     return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
 
 
 def path_strings(path: tuple[Any, ...]) -> Path:
-    """A key path as a tuple of strings, such as `("head", "kernel")`.
+    """Turn a key path into a tuple of strings, such as `("head", "kernel")`.
+
+    Args:
+        path: A key path, as `jax.tree_util.tree_flatten_with_path` gives it.
+
+    Returns:
+        One string for each key.
 
     Example:
         >>> import jax
@@ -97,11 +136,15 @@ def path_strings(path: tuple[Any, ...]) -> Path:
 def split_by_path(
     tree: PyTree, keep: Callable[[Path], bool]
 ) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
-    """Take the leaves that a predicate on the path keeps; None stands for the others.
+    """Take the leaves of a tree whose path a predicate accepts.
+
+    Args:
+        tree: A pytree.
+        keep: Predicate on a leaf's path, such as `("head", "kernel")`.
 
     Returns:
-        The kept leaves in the tree's structure, and a function that puts a tree like
-        it back together with the leaves that were left out.
+        The tree with None for the leaves that were left out, and a function that merges
+        a tree like it with those leaves.
 
     Example:
         >>> kept, merge = split_by_path({"a": 1.0, "b": 2.0}, lambda p: p == ("a",))

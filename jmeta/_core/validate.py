@@ -1,7 +1,8 @@
-"""Checks of arguments that more than one caller makes: one for each kind of check.
+"""Checks of arguments, one function for each kind of argument.
 
-Each takes the argument's name and what was given, and raises unless it fits. The
-message says what the argument must be, what it got and what to do.
+Each takes the argument's `name` and its `value`, and raises unless the value fits. The
+message says what the argument must be, what it got and what to do; where a check takes
+`use`, that sentence says what to do.
 """
 
 import inspect
@@ -18,7 +19,14 @@ from jax.tree_util import keystr, tree_leaves_with_path
 
 
 def count(name: str, value: Any, *, minimum: int | None = 0, use: str = "") -> None:
-    """A Python integer, known when the program is traced, of at least `minimum`."""
+    """Require a Python integer that is known when the program is traced.
+
+    Args:
+        name: Name of the argument.
+        value: What was passed.
+        minimum: The smallest integer that is allowed; None for no bound.
+        use: What to do, as the last sentence of the message.
+    """
     if isinstance(value, jax.core.Tracer):
         raise TypeError(
             f"`{name}` must be a Python integer, known before tracing; got a traced"
@@ -44,10 +52,18 @@ def number(
     below: float | None = None,
     use: str = "",
 ) -> None:
-    """A real scalar, a Python number or an array, that may be traced.
+    """Require a real scalar, a Python number or an array, which may be traced.
 
-    Bounds (`low <= value <= high`, `above < value < below`) hold for what has a value
-    by now; NaN is outside of all.
+    The bounds are checked unless the value is traced; NaN is outside of all bounds.
+
+    Args:
+        name: Name of the argument.
+        value: What was passed.
+        low: The smallest number that is allowed.
+        high: The largest number that is allowed.
+        above: The value must be greater than this number, if any.
+        below: The value must be less than this number, if any.
+        use: What to do, as the last sentence of the message.
     """
     is_array = hasattr(value, "dtype") and hasattr(value, "shape")
     is_real = is_array and (
@@ -77,19 +93,19 @@ def number(
 
 
 def function(name: str, value: Any, *, use: str = "") -> None:
-    """Something that can be called, and no class whose instance is meant."""
+    """Require something that can be called."""
     if not callable(value):
         raise TypeError(f"`{name}` must be a function; got {kind(value)}.{_then(use)}")
 
 
 def flag(name: str, value: Any) -> None:
-    """True or False."""
+    """Require True or False."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"`{name}` must be True or False; got {kind(value)}.")
 
 
 def one_of(name: str, value: Any, options: Iterable[Any]) -> None:
-    """One of a few values."""
+    """Require one of a few values."""
     options = list(options)
     if not any(_is(value, option) for option in options):
         listed = " or ".join(map(repr, options))
@@ -99,7 +115,15 @@ def one_of(name: str, value: Any, options: Iterable[Any]) -> None:
 def instance(
     name: str, value: Any, types: type | tuple[type, ...], must: str, *, use: str = ""
 ) -> None:
-    """An object of a class; `must` says in words what it has to be."""
+    """Require an object of a class.
+
+    Args:
+        name: Name of the argument.
+        value: What was passed.
+        types: The class, or a tuple of classes.
+        must: What the argument must be, in the words of the message.
+        use: What to do, as the last sentence of the message.
+    """
     if not isinstance(value, types):
         call = f" Call it: `{value.__name__}(...)`." if inspect.isclass(value) else ""
         raise TypeError(
@@ -108,7 +132,7 @@ def instance(
 
 
 def key(name: str, value: Any) -> None:
-    """A single PRNG key: typed, or the integers that `jax.random.PRNGKey` gives."""
+    """Require a single PRNG key, typed or in the form of `jax.random.PRNGKey`."""
     dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
     is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     is_array = isinstance(value, jax.Array | np.ndarray)
@@ -126,12 +150,12 @@ def key(name: str, value: Any) -> None:
 
 
 def mapping(name: str, value: Any, *, use: str = "") -> None:
-    """A dict, or another mapping from names."""
+    """Require a dict, or another mapping from names."""
     instance(name, value, Mapping, "a mapping from names to values", use=use)
 
 
 def transform(name: str, value: Any) -> None:
-    """An optax transform."""
+    """Require an optax transform."""
     if isinstance(value, optax.GradientTransformation):
         return
     use = "Pass an optax transform such as `jmeta.optim.sgd(lr=0.1)`."
@@ -147,12 +171,19 @@ def transform(name: str, value: Any) -> None:
 
 
 def adjoint(name: str, value: Any) -> None:
-    """A way to differentiate a loop: an object of jmeta's, or a function of a loop."""
+    """Require an adjoint: an object of jmeta, or a function of a loop."""
     strategy(name, value, "an adjoint, such as `Unroll()`, `ForwardMode()`", "loop")
 
 
 def strategy(name: str, value: Any, must: str, *arguments: str) -> None:
-    """An object with settings of its own that is called with these arguments."""
+    """Require an object with settings of its own that can be called.
+
+    Args:
+        name: Name of the argument.
+        value: What was passed.
+        must: What the argument must be, in the words of the message.
+        *arguments: Names of the arguments that it must take; none leaves that open.
+    """
     if inspect.isclass(value):
         raise TypeError(
             f"`{name}` must be {must}; got {kind(value)}. Call it: pass"
@@ -173,11 +204,22 @@ def takes(
     keywords: Iterable[str] = (),
     use: str = "",
 ) -> None:
-    """A function that can be called with these arguments, as far as that is known."""
+    """Require a function that can be called with these arguments.
+
+    A function without a signature that Python can read passes.
+
+    Args:
+        name: Name of the argument.
+        value: What was passed.
+        *arguments: One for each positional argument of the call; only their number
+            counts.
+        keywords: Names of the keyword arguments of the call.
+        use: What to do, as the last sentence of the message.
+    """
     function(name, value, use=use)
     try:
         signature = inspect.signature(value, follow_wrapped=False)
-    except (TypeError, ValueError):  # of a compiled function nothing is known
+    except (TypeError, ValueError):  # such as a builtin
         return
     try:
         signature.bind(*arguments, **dict.fromkeys(keywords))
@@ -191,19 +233,19 @@ def takes(
 
 
 def arrays(name: str, tree: Any, *, some: bool = True, use: str = "") -> None:
-    """A pytree of arrays and numbers: with `some`, one or more."""
+    """Require a pytree of arrays and numbers; with `some`, at least one."""
     if some or jax.tree.leaves(tree):
         _check_leaves(name, tree, "arrays", lambda dtype: True, use)
 
 
 def floats(name: str, tree: Any, *, use: str = "") -> None:
-    """A pytree of float (or complex) arrays, one or more, which can have a gradient."""
+    """Require a pytree of one or more float or complex arrays."""
     is_inexact = lambda dtype: jnp.issubdtype(dtype, jnp.inexact)
     _check_leaves(name, tree, "float arrays", is_inexact, use)
 
 
 def traceable(name: str, tree: Any, *, use: str = "") -> None:
-    """A pytree of arrays, numbers and `jax.ShapeDtypeStruct`s; it may be empty."""
+    """Require a pytree of arrays, numbers and shapes; the pytree may be empty."""
     for path, leaf in tree_leaves_with_path(tree):
         if _numeric_dtype(leaf) is None and not isinstance(leaf, jax.ShapeDtypeStruct):
             at = f" at the leaf {keystr(path)!r}" if path else ""
@@ -214,7 +256,7 @@ def traceable(name: str, tree: Any, *, use: str = "") -> None:
 
 
 def kind(x: Any) -> str:
-    """What something is, in the words of a message.
+    """Say what something is, in the words of a message.
 
     Example:
         >>> kind(2.5), kind(int), kind([1]), kind(None)
@@ -252,18 +294,18 @@ def _check_leaves(name, tree, of, fits, use):
 
 
 def _numeric_dtype(leaf):
-    """The dtype of what JAX can compute with; None of anything else."""
+    """Return the dtype of a leaf that JAX can compute with, else None."""
     if isinstance(leaf, bool | int | float | complex):
         return jnp.result_type(leaf)
     if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
         return None
-    # numpy knows bfloat16 as no number of its own
+    # numpy does not count bfloat16 as a number
     of_jax = isinstance(leaf, jax.Array) or leaf.dtype == bool
     return leaf.dtype if of_jax or jnp.issubdtype(leaf.dtype, np.number) else None
 
 
 def _is(value, option):
-    """Equality, of which arrays have none, and True is not 1."""
+    """Compare without asking arrays for equality, and without taking True for 1."""
     plain = isinstance(value, str | bytes | int | float | np.integer | np.floating)
     alike = isinstance(value, bool) == isinstance(option, bool)
     return value is option or (plain and alike and value == option)

@@ -9,22 +9,36 @@ from jmeta._core.typing import PyTree
 
 
 def in_shard_map() -> bool:
-    """Whether this is traced for one device of several, by `jax.shard_map`."""
+    """Tell whether `jax.shard_map` traces this code, for one device of several."""
     return bool(jax.sharding.get_abstract_mesh().manual_axes)
 
 
 def varying_axes(tree: PyTree) -> frozenset[Any]:
-    """Names of the manual axes that some array differs over; none outside shard_map."""
+    """Return the manual axes that some array of a tree differs over.
+
+    Args:
+        tree: A pytree; leaves that are no JAX arrays count for nothing.
+
+    Returns:
+        Names of axes; none outside `jax.shard_map`.
+    """
     arrays = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
     return frozenset().union(*map(_axes, arrays))
 
 
 def make_varying(tree: PyTree, axes: frozenset[Any]) -> PyTree:
-    """Let every leaf differ over these axes.
+    """Let every leaf of a tree differ over these axes.
 
-    JAX adds up a gradient over the devices when what it is taken with respect to does
-    not differ between them. Training on each device's own data needs parameters of its
-    own, whose gradient stays there.
+    When a value is the same on all devices, JAX sums the gradient with respect to it
+    over the devices. Training on each device's own data needs parameters of each
+    device's own, whose gradient stays on the device.
+
+    Args:
+        tree: A pytree of arrays.
+        axes: Names of manual axes of the `jax.shard_map` around.
+
+    Returns:
+        The same values, cast to differ over the axes too.
     """
 
     def cast(x: jax.Array) -> jax.Array:
@@ -35,7 +49,11 @@ def make_varying(tree: PyTree, axes: frozenset[Any]) -> PyTree:
 
 
 def axes_of(aval: Any) -> frozenset[Any]:
-    """The manual axes that an array of this abstract value differs over."""
+    """Return the manual axes that an array of this abstract value differs over.
+
+    Args:
+        aval: The array's abstract value.
+    """
     return varying_axes_of(aval)
 
 

@@ -1,4 +1,9 @@
-"""Which inputs an output depends on, as its derivative sees them."""
+"""Find the inputs that an output depends on differentiably.
+
+The walk goes through the equations of a jaxpr in order with a set of input indices for
+each variable: an equation's outputs get the sets of all its inputs, except where no
+derivative passes.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,29 +17,29 @@ from jmeta._jaxpr.interpret import AnyJaxpr, apply_equation, called_jaxpr, walk
 from jmeta._jaxpr.rules import rule_origin
 
 Indices = frozenset[Any]
-"""Of inputs that a value depends on; a `Cut` may put in what it wants to find."""
+"""Indices of the inputs that a value depends on; a `Cut` may add marks of its own."""
 
 Cut = Callable[[str, jex.JaxprEqn | None, Indices], Indices]
-"""`(reason, equation, indices) -> indices` that go on where no derivative does."""
+"""`(reason, equation, indices) -> indices`: what still goes on where a path is cut."""
 
 _NESTED = 3
-"""Rules within rules that are followed; one that calls itself has no end."""
+"""How deep rules within rules are followed: one that calls itself has no end."""
 
 
 def dependencies(fun: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
     """Find which inputs each output of a function can be differentiated by.
 
     An input counts when a path of floating-point values leads from it to the output
-    that no `stop_gradient` cuts. Of a function with a derivative rule of its own the
-    rule counts, not what it computes with.
+    that no `stop_gradient` cuts. For a function with a derivative rule of its own the
+    rule decides, not the function's operations.
 
     Args:
-        fun: Function of arrays in pytrees; what it captures is not reported.
-        *args: What it is called with.
+        fun: Function of arrays in pytrees; values that it captures are not reported.
+        *args: Arguments of `fun`, pytrees of arrays.
 
     Returns:
-        A pytree like the output whose leaves are the indices of the leaves of `args`
-        they depend on, and the output's shapes.
+        A pytree like the output of `fun`, with a set of indices of leaves of `args` as
+        each leaf, and the output's shapes.
 
     Example:
         >>> import jax
@@ -48,12 +53,25 @@ def dependencies(fun: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
 
 
 def own_indices(variables: Sequence[Any]) -> list[Indices]:
-    """For each variable its own index, to begin with."""
+    """Give each variable the set of its own index, as the start of a walk.
+
+    Args:
+        variables: The inputs of a jaxpr.
+    """
     return [frozenset((i,)) for i in range(len(variables))]
 
 
 def drop_all(reason: str, eqn: jex.JaxprEqn | None, indices: Indices) -> Indices:
-    """A cut after which nothing goes on."""
+    """Let no index go on after a cut.
+
+    Args:
+        reason: Why no derivative passes.
+        eqn: The equation where the path is cut, None at an input.
+        indices: The indices that arrive there.
+
+    Returns:
+        The empty set.
+    """
     del reason, eqn, indices
     return frozenset()
 
@@ -61,12 +79,21 @@ def drop_all(reason: str, eqn: jex.JaxprEqn | None, indices: Indices) -> Indices
 def follow_indices(
     jaxpr: AnyJaxpr, inputs: Sequence[Indices], cut: Cut = drop_all
 ) -> list[Indices]:
-    """Follow sets of indices from a jaxpr's inputs to its outputs."""
+    """Follow sets of indices from a jaxpr's inputs to its outputs.
+
+    Args:
+        jaxpr: The jaxpr to walk through.
+        inputs: A set of indices for each of its inputs.
+        cut: Decides what goes on where no derivative passes.
+
+    Returns:
+        A set of indices for each output.
+    """
     return _Flow(cut, 0).through(jaxpr, inputs)
 
 
 class _Flow:
-    """What holds for all equations: the cut, and the rules that were traced so far."""
+    """A walk through jaxprs, with the derivative rules that it has traced so far."""
 
     def __init__(self, cut: Cut, depth: int):
         self.cut, self.depth = cut, depth
@@ -82,7 +109,7 @@ class _Flow:
         return walk(jaxpr, visit, inputs, lambda constant: frozenset())
 
     def floats(self, variables, indices, eqn=None) -> list[Indices]:
-        """The indices, cut where a variable is an integer."""
+        """Cut the indices where a variable is no float."""
         return [
             i if is_inexact(v.aval) else self.cut("integer", eqn, i)
             for v, i in zip(variables, indices, strict=True)
@@ -110,13 +137,14 @@ class _Flow:
         found, inner = rule_origin(eqn), called_jaxpr(eqn)
         if found and found.owner == "user" and self.depth < _NESTED:
             return self.by_rule(eqn, inputs)
-        # a rule of JAX's own is followed like an operation, one of jmeta's like a call
+        # A rule of JAX counts like an operation, whose outputs depend on all inputs. A
+        # rule of jmeta may wrap a user's function, so the walk goes into it.
         if inner is not None and (found is None or found.owner == "jmeta"):
             return self.through(inner, inputs)
         return [frozenset().union(*inputs)] * len(eqn.outvars)
 
     def by_rule(self, eqn: jex.JaxprEqn, inputs: list[Indices]) -> list[Indices]:
-        """Let go on what the rule reaches, and cut what is only computed with."""
+        """Pass on what a user's rule reaches, and cut what it only computes with."""
         if not any(inputs):
             return [frozenset()] * len(eqn.outvars)
         if id(eqn) not in self.rules:
@@ -129,7 +157,11 @@ class _Flow:
         return results
 
     def stable(self, body, num_consts, inputs, num_carry):
-        """A loop's carry when no more inputs reach it, and what its body then gives."""
+        """Repeat a loop's body until no more indices reach its carry.
+
+        Returns:
+            The carry's indices, and those of the body's outputs.
+        """
         consts = inputs[:num_consts]
         carry = list(inputs[num_consts : num_consts + num_carry])
         xs = list(inputs[num_consts + num_carry :])
@@ -142,7 +174,7 @@ class _Flow:
 
 
 def _used(eqn: jex.JaxprEqn) -> list[Indices]:
-    """The inputs that each output is computed with, differentiably or not."""
+    """Return the inputs that each output is computed from, differentiably or not."""
     if (inner := called_jaxpr(eqn)) is not None:
         return follow_indices(
             inner, own_indices(eqn.invars), lambda reason, eqn, indices: indices
@@ -151,10 +183,10 @@ def _used(eqn: jex.JaxprEqn) -> list[Indices]:
 
 
 def _reached(eqn: jex.JaxprEqn, depth: int) -> list[Indices]:
-    """The inputs that each output's derivative rule reaches.
+    """Return the inputs that the derivative rule of each output reaches.
 
-    The rule is traced, in reverse or else in forward mode. One that cannot be traced by
-    itself counts as reaching every input.
+    The rule is traced in reverse mode, or in forward mode where that fails. A rule that
+    cannot be traced by itself counts as reaching every input.
     """
     floats = [i for i, v in enumerate(eqn.invars) if is_inexact(v.aval)]
     outputs = [k for k, v in enumerate(eqn.outvars) if is_inexact(v.aval)]
@@ -162,30 +194,30 @@ def _reached(eqn: jex.JaxprEqn, depth: int) -> list[Indices]:
     tangents = [values[i] for i in floats]
     cotangents = [_struct(eqn.outvars[k]) for k in outputs]
 
-    def at(values):
-        def run(moving):
+    def of_floats(values):
+        def apply_to(moving):
             full = list(values)
             for i, value in zip(floats, moving, strict=True):
                 full[i] = value
             outs = apply_equation(eqn, full)
             return [outs[k] for k in outputs]
 
-        return run, [values[i] for i in floats]
+        return apply_to, [values[i] for i in floats]
 
     def forward(values, tangents):
-        run, moving = at(values)
-        return jax.jvp(run, (moving,), (tangents,))[1]
+        fun, moving = of_floats(values)
+        return jax.jvp(fun, (moving,), (tangents,))[1]
 
     def backward(values, cotangents):
-        run, moving = at(values)
-        return jax.vjp(run, moving)[1](cotangents)[0]
+        fun, moving = of_floats(values)
+        return jax.vjp(fun, moving)[1](cotangents)[0]
 
     def sources(rule, starts):
         closed = jax.make_jaxpr(rule)(values, starts)
         nothing = [frozenset()] * len(values)
         return _Flow(drop_all, depth).through(closed, [*nothing, *own_indices(starts)])
 
-    # an integer output has no rule, and is cut as one by who asks
+    # an integer output has no derivative; the walk cuts it, so it may reach all here
     reached = [frozenset(range(len(eqn.invars)))] * len(eqn.outvars)
     try:
         back = sources(backward, cotangents)

@@ -1,4 +1,4 @@
-"""The derivative rules in a jaxpr that need not be derivatives, by name and line."""
+"""Name the derivative rules in a jaxpr that need not be true derivatives."""
 
 import os
 from collections.abc import Iterator
@@ -15,8 +15,11 @@ from jmeta._jaxpr.rules import JAX, rule_definition, rule_origin
 def foreign_rules(jaxpr: jex.Jaxpr) -> tuple[str, ...]:
     """Name the rules at any depth of a jaxpr that are not known to be derivatives.
 
+    Args:
+        jaxpr: The jaxpr to search.
+
     Returns:
-        A phrase for each, such as "`spike` (train.py:12)".
+        A phrase for each rule, such as "`spike` (train.py:12)".
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -45,7 +48,7 @@ def _search(jaxpr: jex.Jaxpr, seen: set[int]) -> Iterator[str]:
 
 
 def _described(eqn: jex.JaxprEqn) -> str:
-    """The function where the user wrote it, else the rule, else who called it."""
+    """Name the user's function, else the user's rule, else the line of the call."""
     source, written = rule_definition(eqn)
     name, _, line = source.rpartition(" at ")
     file = line.rpartition(":")[0]
@@ -58,17 +61,17 @@ def _described(eqn: jex.JaxprEqn) -> str:
     if written is None:
         line = source_line(eqn)
         return f"{function}, called at {line}" if line else function
-    # the function that `custom_gradient` makes says nothing
-    if source in ("", "<unknown>") or file == _of_helper:
-        return _named(written)
-    return f"{function} with the rule {_named(written)}"
+    # the name of a function that `custom_gradient` makes tells the user nothing
+    if source in ("", "<unknown>") or file == _CUSTOM_GRADIENT_FILE:
+        return _name_and_line(written)
+    return f"{function} with the rule {_name_and_line(written)}"
 
 
 _JMETA = os.path.dirname(os.path.dirname(__file__)) + os.sep
-_of_helper = jax.custom_gradient.__code__.co_filename
+_CUSTOM_GRADIENT_FILE = jax.custom_gradient.__code__.co_filename
 
 
-def _named(function: Any) -> str:
+def _name_and_line(function: Any) -> str:
     code, name = code_of(function), type(function).__name__
     if code is not None:
         name = code.co_name

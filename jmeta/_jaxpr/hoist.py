@@ -1,4 +1,4 @@
-"""What a function captures, as arguments of it."""
+"""Turn the values that a function captures into arguments."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -12,9 +12,9 @@ class Hoisted(NamedTuple):
     """A function that captures nothing, and what it used to capture.
 
     Attributes:
-        pure: `pure(captured, *args)` gives what the function gave for `args`.
-        captured: The captured values.
-        jaxpr: The function's jaxpr, with `captured` as its constants.
+        pure: `pure(captured, *args)` computes what the function computed for `args`.
+        captured: The captured values, arrays.
+        jaxpr: Jaxpr of the function, with `captured` as its constants.
     """
 
     pure: Callable[..., Any]
@@ -25,15 +25,16 @@ class Hoisted(NamedTuple):
 def hoist(fun: Callable[..., Any], *args: Any) -> Hoisted:
     """Split a function into a pure one and the values that it captures.
 
-    Custom derivative rules cannot close over traced values. This traces `fun` once and
-    turns every value that it captures, whatever its type, into an argument.
+    JAX does not allow custom derivative rules to close over traced values. So this
+    traces `fun` once and turns every value that it captures, whatever its type, into an
+    argument.
 
     Args:
         fun: Function of arrays in pytrees.
-        *args: What it is going to be called with, or arrays of that shape and dtype.
+        *args: Arguments of `fun`, or arrays of the same shapes and dtypes.
 
     Returns:
-        The pure function and the captured values.
+        The pure function, the captured values and the jaxpr.
 
     Example:
         >>> import jax.numpy as jnp

@@ -1,8 +1,11 @@
-"""Going through a jaxpr, with a visitor that says what each equation gives.
+"""Walk through a jaxpr with a visitor that computes the outputs of each equation.
 
-Replacing convolutions, keeping derivatives finite, finding where a NaN comes from and
-what depends on what are visitors. What stands for a value is theirs to choose: an
-array, an array with something known of it, or only what is known.
+`walk` calls the visitor for the equations in the order in which they run, and passes
+the outputs on to later equations. The visitor chooses what stands for a value: an
+array, an array with facts about it, or the facts alone. Four parts of jmeta are such
+visitors: they replace convolutions, keep derivatives finite, find where a NaN arises
+and find what depends on what. An equation can hold jaxprs of its own (a loop, a branch,
+a call); a visitor walks through these with `called_jaxpr` or `apply_with_inner`.
 """
 
 import functools
@@ -25,13 +28,13 @@ from jmeta._compat import (
 from jmeta._jaxpr.primitives import inner_jaxprs
 
 AnyJaxpr = jex.Jaxpr | jex.ClosedJaxpr
-"""With constants of its own or without."""
+"""A jaxpr with constants of its own or without."""
 
 Visit = Callable[[jex.JaxprEqn, list[Any]], Sequence[Any]]
 """`(equation, inputs) -> outputs`."""
 
 Run = Callable[[AnyJaxpr, Sequence[Any]], Sequence[Any]]
-"""`(jaxpr, inputs) -> outputs`, of a jaxpr within an equation."""
+"""`(jaxpr, inputs) -> outputs`, which runs a jaxpr within an equation."""
 
 
 def walk(
@@ -43,13 +46,13 @@ def walk(
     """Visit the equations of a jaxpr in the order in which they run.
 
     Args:
-        jaxpr: Where to go.
-        visit: Gives the outputs of an equation for its inputs.
-        inputs: What stands for the jaxpr's inputs.
-        lift: Gives what stands for a literal or a constant of the jaxpr.
+        jaxpr: The jaxpr to walk through.
+        visit: Computes the outputs of an equation from its inputs.
+        inputs: What stands for each input of the jaxpr.
+        lift: Maps a literal or a constant of the jaxpr to what stands for it.
 
     Returns:
-        What stands for the jaxpr's outputs.
+        What stands for each output of the jaxpr.
 
     Example:
         >>> import jax.numpy as jnp
@@ -72,7 +75,15 @@ def walk(
 
 
 def apply_equation(eqn: jex.JaxprEqn, values: Sequence[Any]) -> list[Any]:
-    """What an equation gives for these arrays, as it stands."""
+    """Apply an equation, unchanged, to arrays.
+
+    Args:
+        eqn: The equation.
+        values: An array for each of its inputs.
+
+    Returns:
+        An array for each output.
+    """
     inputs = {
         atom: value
         for atom, value in zip(eqn.invars, values, strict=True)
@@ -85,12 +96,26 @@ def apply_equation(eqn: jex.JaxprEqn, values: Sequence[Any]) -> list[Any]:
 
 
 def as_function(eqn: jex.JaxprEqn) -> Callable[..., Any]:
-    """What an equation does, as a function of operands that may be others."""
+    """Turn an equation into a function, to call it on other operands.
+
+    Args:
+        eqn: The equation, whose primitive and parameters are used.
+
+    Returns:
+        A function of the operands that gives an array, or a list of arrays.
+    """
     return functools.partial(bind, eqn.primitive, eqn.params)
 
 
 def called_jaxpr(eqn: jex.JaxprEqn) -> AnyJaxpr | None:
-    """The jaxpr that an equation runs once on its inputs, if it is such a call."""
+    """Return the jaxpr that an equation runs once on its inputs.
+
+    Args:
+        eqn: Any equation.
+
+    Returns:
+        The jaxpr, or None where the equation is no such call.
+    """
     match eqn.primitive.name:
         case name if name in JITS | REMATS:
             return eqn.params["jaxpr"]
@@ -108,17 +133,18 @@ def apply_with_inner(
 ) -> Sequence[Any] | None:
     """Apply an equation with `run` in place of the jaxprs in it.
 
-    Enters calls, `jax.checkpoint`, `cond`, `scan` and `while`; a function with a
-    derivative rule of its own is not entered, since the rule is not that of what `run`
-    gives.
+    It enters calls, `jax.checkpoint`, `cond`, `scan` and `while`. It does not enter a
+    function with a derivative rule of its own, since that rule would not belong to what
+    `run` computes.
 
     Args:
         eqn: The equation.
-        values: Its inputs.
-        run: Gives a jaxpr's outputs. It is traced for each that is not inlined.
+        values: An array for each of its inputs.
+        run: Computes a jaxpr's outputs from its inputs; traced for each jaxpr in a
+            branch or a loop.
 
     Returns:
-        The outputs, or None where there is nothing to enter.
+        An array for each output, or None where the equation has nothing to enter.
     """
     params = eqn.params
     match eqn.primitive.name:
@@ -134,7 +160,7 @@ def apply_with_inner(
             )
             return again(*values)
         case "cond":
-            branches = [_on_flat_values(run, branch) for branch in params["branches"]]
+            branches = [_taking_inputs(run, branch) for branch in params["branches"]]
             return jax.lax.switch(values[0], branches, *values[1:])
         case "while":
             return _enter_while(params, values, run)
@@ -144,7 +170,14 @@ def apply_with_inner(
 
 
 def enterable_jaxprs(eqn: jex.JaxprEqn) -> Iterator[jex.Jaxpr]:
-    """The jaxprs in an equation that `apply_with_inner` runs, without constants."""
+    """Yield the jaxprs in an equation that `apply_with_inner` runs.
+
+    Args:
+        eqn: Any equation.
+
+    Yields:
+        Jaxprs without their constants.
+    """
     if eqn.primitive.name in JITS | INLINED_CALLS | REMATS | _LOOPS:
         yield from inner_jaxprs(eqn.params)
 
@@ -152,14 +185,14 @@ def enterable_jaxprs(eqn: jex.JaxprEqn) -> Iterator[jex.Jaxpr]:
 _LOOPS = frozenset({"cond", "scan", "while"})
 
 
-def _on_flat_values(run: Run, jaxpr: AnyJaxpr) -> Callable[..., list[Any]]:
+def _taking_inputs(run: Run, jaxpr: AnyJaxpr) -> Callable[..., list[Any]]:
     return lambda *values: list(run(jaxpr, values))
 
 
 def _enter_jit(eqn, values, run):
-    # stays a call: it may say where its values lie
+    # stays a jit call: its parameters may hold shardings of its values
     jaxpr = eqn.params["jaxpr"]
-    again = jax.make_jaxpr(_on_flat_values(run, jaxpr))(*jaxpr.in_avals)
+    again = jax.make_jaxpr(_taking_inputs(run, jaxpr))(*jaxpr.in_avals)
     return bind(eqn.primitive, {**eqn.params, "jaxpr": again}, *values)
 
 
@@ -167,7 +200,7 @@ def _enter_while(params, values, run):
     body_start = params["cond_nconsts"]
     start = body_start + params["body_nconsts"]
     cond, body = (
-        _on_flat_values(run, params[f"{name}_jaxpr"]) for name in ("cond", "body")
+        _taking_inputs(run, params[f"{name}_jaxpr"]) for name in ("cond", "body")
     )
     return jax.lax.while_loop(
         lambda carry: cond(*values[:body_start], *carry)[0],
@@ -178,7 +211,7 @@ def _enter_while(params, values, run):
 
 def _enter_scan(params, values, run):
     start, num_carry = scan_counts(params)
-    body = _on_flat_values(run, params["jaxpr"])
+    body = _taking_inputs(run, params["jaxpr"])
 
     def step(carry, xs):
         outs = body(*values[:start], *carry, *xs)

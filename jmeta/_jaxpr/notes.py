@@ -1,4 +1,4 @@
-"""Remarks that stay with a computation, for whoever reads its jaxpr."""
+"""Notes that stay with a computation, for `plan` and `explain` to find in its jaxpr."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -14,10 +14,17 @@ _UPDATE = "optax_update"
 
 
 def with_note(fun: Callable[..., Any], note: str) -> Callable[..., Any]:
-    """The same function, whose equations carry a note wherever they end up.
+    """Attach a note to every equation of a function.
 
-    A note is a name scope: it survives differentiation, batching and compilation, and
-    changes nothing but the names in a profile.
+    A note is a name scope. It survives differentiation and batching, and changes
+    nothing but the names in a profile.
+
+    Args:
+        fun: Any function.
+        note: The note, a phrase.
+
+    Returns:
+        The same function with the note on its equations.
 
     Example:
         >>> import jax
@@ -26,28 +33,38 @@ def with_note(fun: Callable[..., Any], note: str) -> Callable[..., Any]:
         ('a square',)
     """
 
-    def run(*args: Any, **keywords: Any) -> Any:
+    def in_scope(*args: Any, **keywords: Any) -> Any:
         with jax.named_scope(f"{_MARK}{note}"):
             return fun(*args, **keywords)
 
-    return run
+    return in_scope
 
 
 def notes(jaxpr: jex.Jaxpr) -> tuple[str, ...]:
-    """The notes at any depth of a jaxpr, each once."""
+    """Collect the notes at any depth of a jaxpr.
+
+    Args:
+        jaxpr: The jaxpr to search.
+
+    Returns:
+        Each note once, in the order of the equations.
+    """
     return tuple(dict.fromkeys(_search(jaxpr, set())))
 
 
 def update_scope() -> AbstractContextManager[Any]:
-    """Mark the equations that are made in it as those of a transform's update."""
+    """Mark the equations that are traced in this context as a transform's update."""
     return jax.named_scope(_UPDATE)
 
 
 def in_update(eqn: jex.JaxprEqn) -> bool:
-    """Whether an equation comes from the update of a transform that is not jmeta's.
+    """Tell whether an equation comes from the update of a transform of optax.
 
-    In an `inner_loop` it has a name scope, in a loop of the user's own it stands in a
-    function of optax.
+    In an `inner_loop` the equation has the name scope of `update_scope`. In a loop that
+    the user wrote, a function of optax is in its traceback.
+
+    Args:
+        eqn: Any equation.
     """
     if _UPDATE in str(eqn.source_info.name_stack):
         return True

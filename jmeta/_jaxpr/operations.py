@@ -1,4 +1,4 @@
-"""How much arithmetic a jaxpr does, with every pass of its loops counted."""
+"""Count the arithmetic of a jaxpr, with every pass of its loops."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,13 +11,20 @@ from jmeta._jaxpr.interpret import called_jaxpr
 
 
 def count_operations(closed: jex.ClosedJaxpr) -> float:
-    """Additions, multiplications and function evaluations that a jaxpr does.
+    """Count the additions, multiplications and function evaluations of a jaxpr.
 
     A product of matrices or a convolution counts two for each multiplication and
-    addition, an elementwise function one for each element it gives, a reduction one for
-    each element it takes. A scan counts its body once for each step, `cond` its most
-    expensive branch, `while` a single pass, since its count is not known. What no
-    output needs is not counted, nor is what only moves numbers.
+    addition, an elementwise function one for each output element, a reduction one for
+    each input element. A scan counts its body once for each step, `cond` its most
+    expensive branch, `while` a single pass, since its number of passes is not known.
+    Operations that no output needs count nothing, and neither do those that only move
+    numbers.
+
+    Args:
+        closed: The jaxpr.
+
+    Returns:
+        The number of operations.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -30,10 +37,15 @@ def count_operations(closed: jex.ClosedJaxpr) -> float:
 
 
 def _count(jaxpr, wanted: Sequence[bool]) -> tuple[float, list[bool]]:
-    """Operations for the wanted outputs, and which inputs these need."""
+    """Count the operations for the wanted outputs.
+
+    Returns:
+        The count, and for each input whether the wanted outputs need it.
+    """
     jaxpr, _ = split_constants(jaxpr)
     needed, total = set(), 0.0
 
+    # backwards, so that each equation knows whether a later one needs its outputs
     def need(atoms, flags):
         needed.update(
             atom
@@ -76,6 +88,7 @@ def _of_equation(eqn: jex.JaxprEqn, wanted: list[bool]) -> tuple[float, list[boo
 def _scan(eqn, wanted):
     body, (start, num_carry) = eqn.params["jaxpr"], scan_counts(eqn.params)
     carry, ys = wanted[:num_carry], wanted[num_carry:]
+    # what a step feeds to the next one is wanted too: repeat until nothing is added
     while True:
         operations, ins = _count(body, [*carry, *ys])
         fed_back = ins[start : start + num_carry]
@@ -96,7 +109,7 @@ def _primitive(eqn: jex.JaxprEqn) -> float:
     return float(sum(_size(v) for v in eqn.outvars))
 
 
-# Rearrange, select or convert: no arithmetic.
+# These only rearrange, select or convert numbers.
 _FREE = frozenset(
     """
     broadcast_in_dim concatenate convert_element_type copy copy_p dynamic_slice
@@ -122,7 +135,7 @@ def _dot_general(eqn: jex.JaxprEqn) -> float:
 
 
 def _convolution(eqn: jex.JaxprEqn) -> float:
-    # the kernel's input features are those of one group already
+    # a grouped kernel's input dimension holds the features of one group alone
     kernel, dims = _shape(eqn.invars[1]), eqn.params["dimension_numbers"]
     return 2.0 * _size(eqn.outvars[0]) * math.prod(kernel[i] for i in dims.rhs_spec[1:])
 

@@ -1,4 +1,4 @@
-"""Where in a computation the first NaN or infinity arises."""
+"""Find where in a computation the first NaN or infinity arises."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,13 +14,13 @@ from jmeta._jaxpr.primitives import source_line
 
 
 class Origin(NamedTuple):
-    """The operation that gave a bad number for good ones.
+    """The operation that computed a bad number from good ones.
 
     Attributes:
-        steps: The index of the step in each loop around it, outermost first.
-        primitive: The operation's name in a jaxpr.
-        place: The user's line, empty if unknown.
-        equation: The operation itself.
+        steps: Index of the step in each loop around the operation, outermost first.
+        primitive: Name of the operation in a jaxpr.
+        place: The user's line, such as `file.py:12 in function`; empty if unknown.
+        equation: The operation's equation.
     """
 
     steps: tuple[int, ...]
@@ -34,17 +34,17 @@ def find_origin(
 ) -> Origin | None:
     """Run a jaxpr operation by operation and go back from a bad output to its origin.
 
-    Only what leads to the output counts: a NaN that a `where` masks does not. Where
-    the output is a NaN, infinities are fine, since masks and maxima use them. Loops
-    are gone through step by step in the order in which they run.
+    Only bad numbers that lead to the output count: a NaN that a `where` masks does not.
+    Where the output is a NaN, infinities are fine, since masks and maxima use them. The
+    steps of a loop are searched in the order in which they run.
 
     Args:
-        closed: What to run.
+        closed: The jaxpr to run.
         args: Its inputs, flat.
-        output: Which of its outputs is not finite.
+        output: Index of the output that is not finite.
 
     Returns:
-        The origin; None when the output is finite or was bad in the inputs.
+        The origin; None when the output is finite or an input was bad already.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -61,7 +61,14 @@ def find_origin(
 
 
 class _Value(NamedTuple):
-    """A value with its history: the equation that gave it, as which output, of what."""
+    """An array with its history.
+
+    Attributes:
+        array: The array itself.
+        maker: The equation that computed it; None for an input or a constant.
+        output: Which of the equation's outputs it is.
+        inputs: The equation's inputs with their own histories.
+    """
 
     array: Any
     maker: jex.JaxprEqn | None = None
@@ -98,7 +105,7 @@ def _search(value: _Value, is_bad: Callable[[Any], bool]) -> Origin | None:
 
 
 def _inside(eqn, inputs, output, is_bad) -> Origin | None:
-    """The origin within an equation that runs a jaxpr of its own."""
+    """Search in the jaxpr that an equation runs, if it runs one."""
     if eqn.primitive.name == "scan":
         return _in_scan(eqn, inputs, output, is_bad)
     inner = called_jaxpr(eqn)
@@ -119,11 +126,12 @@ def _in_scan(eqn, inputs, output, is_bad):
     consts = inputs[:num_consts]
     carry = inputs[num_consts : num_consts + num_carry]
     xs = inputs[num_consts + num_carry :]
-    run = jax.jit(jex.jaxpr_as_fun(body))
+    # compiled, since all steps but one are only run to find that one
+    run_body = jax.jit(jex.jaxpr_as_fun(body))
     order = range(eqn.params["length"])
     for i in reversed(order) if eqn.params["reverse"] else order:
         step_inputs = [*consts, *carry, *(x[i] for x in xs)]
-        outs = run(*step_inputs)
+        outs = run_body(*step_inputs)
         bad = [k for k in {*range(num_carry), output} if is_bad(outs[k])]
         if bad:
             inner = _in_jaxpr(body, step_inputs, bad[0], is_bad)

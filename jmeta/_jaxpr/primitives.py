@@ -1,4 +1,4 @@
-"""Questions about JAX's equations that a transformation of jaxprs has to ask."""
+"""Facts about single equations: the jaxprs within, the line they come from."""
 
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
@@ -8,7 +8,14 @@ import jax.extend.core as jex
 
 
 def inner_jaxprs(parameter: Any) -> Iterator[jex.Jaxpr]:
-    """The jaxprs in a parameter of an equation, or in all of them, open."""
+    """Yield the jaxprs in a parameter of an equation.
+
+    Args:
+        parameter: One parameter, or the mapping of all parameters.
+
+    Yields:
+        Jaxprs without their constants, in tuples, lists and mappings too.
+    """
     if isinstance(parameter, jex.ClosedJaxpr):
         yield parameter.jaxpr
     elif isinstance(parameter, jex.Jaxpr):
@@ -21,10 +28,16 @@ def inner_jaxprs(parameter: Any) -> Iterator[jex.Jaxpr]:
 
 
 def source_line(eqn: jex.JaxprEqn) -> str:
-    """The line that an equation comes from, as `file.py:12 in function`.
+    """Return the line that an equation comes from, as `file.py:12 in function`.
 
-    The user's where it is known; jax forgets who called a loop within its body, and
-    then it is jmeta's.
+    That is the user's line where JAX knows it. Within the body of a loop JAX forgets
+    who called the loop; then it is a line of jmeta, if one is known.
+
+    Args:
+        eqn: Any equation.
+
+    Returns:
+        The line; empty if none is known.
     """
     traceback = eqn.source_info.traceback
     own = ""
@@ -44,7 +57,12 @@ _PACKAGE = Path(__file__).parent.parent
 
 
 def has_primitive(jaxpr: jex.Jaxpr, names: Container[str]) -> bool:
-    """Whether one of these operations occurs in a jaxpr, at any depth."""
+    """Tell whether one of these operations occurs in a jaxpr, at any depth.
+
+    Args:
+        jaxpr: The jaxpr to search.
+        names: Names of primitives.
+    """
     return any(
         eqn.primitive.name in names
         or any(has_primitive(inner, names) for inner in inner_jaxprs(eqn.params))

@@ -1,16 +1,18 @@
-"""Derivative rules that last in a `jax.lax.scan` that is differentiated twice.
+"""Preserve derivative rules in a `jax.lax.scan` that is differentiated twice.
 
-When JAX before 0.12 differentiates a scan, it looks for what can be computed once,
-before the scan, and on the way replaces each `jax.custom_jvp` in the body by the
-function's own operations. The first derivative has its rule by then; the next is that
-of the operations, without a word: in a loop within the loss of a loop, in a user's scan
-within one, in the Hessian of a meta-loss.
+When JAX before 0.12 differentiates a scan, it moves computations that are the same in
+every step to before the scan. In doing so it replaces each `jax.custom_jvp` in the body
+by the function's own operations. The first derivative has used the user's rule by then,
+but the second silently differentiates the operations instead. This happens in a loop
+within the loss of a loop, in a user's scan within a loop, and in the Hessian of a
+meta-loss.
 
-So in an objective with such functions their calls become calls of a primitive of
-jmeta's, which JAX leaves alone. It does what JAX's does: its derivative is the user's
-rule, in which calls are replaced in turn. JAX's own rules are left: without a true
-derivative the next one differs at a kink or a pole alone. From JAX 0.12 on nothing is
-replaced; when that is the oldest that is supported, this module can go.
+So in an objective with such functions their calls become calls of a primitive of jmeta,
+which JAX leaves alone. The primitive behaves like the one of `jax.custom_jvp`: its
+derivative is the user's rule, in which calls are replaced in turn. JAX's own rules are
+not replaced: they give true derivatives, so the second derivative differs at a kink or
+a pole alone. From JAX 0.12 on nothing is replaced, and once jmeta requires that version
+this module can go.
 """
 
 import functools
@@ -29,12 +31,16 @@ from jmeta._jaxpr.rules import rule_origin
 
 
 def preserving_rules(fun: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, with the rules that a scan would forget.
+    """Make a function whose custom rules outlast the derivative of a scan.
 
-    Those of `jax.custom_jvp` that are not known to be derivatives, at any depth.
+    It covers rules of `jax.custom_jvp` that are not known to be derivatives, at any
+    depth.
 
     Args:
-        fun: Function of arrays in pytrees; what it captures may be traced.
+        fun: Function of arrays in pytrees; values that it captures may be traced.
+
+    Returns:
+        A function that computes the same; from JAX 0.12 on `fun` itself.
 
     Example:
         >>> f = jax.custom_jvp(lambda x: x + 1)
@@ -46,25 +52,29 @@ def preserving_rules(fun: Callable[..., Any]) -> Callable[..., Any]:
     if not SCAN_FORGETS_RULES:
         return fun
 
-    def run(*args: Any) -> Any:
+    def rewritten(*args: Any) -> Any:
         closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
         jaxpr = _Rewriting().value(closed.jaxpr)
         flat = jax.core.eval_jaxpr(jaxpr, closed.consts, *jax.tree.leaves(args))
         return jax.tree.structure(shape).unflatten(flat)
 
-    return run
+    return rewritten
 
 
 class _Rewriting:
-    """Replaces calls in jaxprs; one that stands in two places stays one jaxpr."""
+    """Replaces calls in jaxprs; a jaxpr that occurs twice is rewritten once."""
 
     def __init__(self):
         self.done: dict[int, Any] = {}
 
     def value(self, value: Any) -> Any:
-        """A jaxpr, or a parameter of an equation, with the calls in it replaced.
+        """Replace the calls in a jaxpr or in a parameter of an equation.
 
-        Itself where there are none.
+        Args:
+            value: A jaxpr, a tuple of them, or any other parameter.
+
+        Returns:
+            The rewritten value; `value` itself where it has no call to replace.
         """
         if type(value) is tuple:
             items = tuple(map(self.value, value))
@@ -99,14 +109,21 @@ class _Rewriting:
 
 
 class _Forward:
-    """The first half of a rule of reverse mode as JAX has it, with calls replaced."""
+    """The forward half of a `jax.custom_vjp` rule, with the calls in it replaced."""
 
     def __init__(self, half: Any):
         self.half, self.f, self.transforms = half, half.f, half.transforms
         self.debug_info = half.debug_info
 
     def call_wrapped(self, *zeros: Any) -> tuple[jex.Jaxpr, Sequence[Any]]:
-        """Its jaxpr and constants, given which inputs do not move."""
+        """Trace the half and replace the calls in it.
+
+        Args:
+            *zeros: For each input whether it has no tangent.
+
+        Returns:
+            The rewritten jaxpr and its constants.
+        """
         jaxpr, consts = self.half.call_wrapped(*zeros)
         return _Rewriting().value(jaxpr), consts
 
@@ -118,13 +135,13 @@ _ENTERED = frozenset(
 
 _call = jex.Primitive("remembered_call")
 _call.multiple_results = True
-"""Has the parameters of `custom_jvp_call`, which it stands for."""
+"""Stands for `custom_jvp_call`, and has the parameters of that primitive."""
 
-_jaxs = functools.partial(bind, primitives.custom_jvp_call_p)
+_bind_custom_jvp = functools.partial(bind, primitives.custom_jvp_call_p)
 
 
 def _run(*args: Any, **params: Any) -> list[Any]:
-    return _jaxs(params, *args)
+    return _bind_custom_jvp(params, *args)
 
 
 def _abstract_eval(*avals: Any, call_jaxpr: jex.ClosedJaxpr, **params: Any):
@@ -134,14 +151,14 @@ def _abstract_eval(*avals: Any, call_jaxpr: jex.ClosedJaxpr, **params: Any):
 
 
 def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any):
-    """The user's rule, which is told what does not move as JAX would tell it."""
+    """Apply the user's rule, with symbolic zeros for inputs without a tangent."""
     moving = [i for i, tangent in enumerate(tangents) if not _is_zero(tangent)]
 
     def at(*moved):
         values = list(primals)
         for i, value in zip(moving, moved, strict=True):
             values[i] = value
-        return _jaxs(params, *values)
+        return _bind_custom_jvp(params, *values)
 
     dots = [tangents[i] for i in moving]
     rule = preserving_rules(functools.partial(jax.jvp, at))
@@ -150,7 +167,7 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any):
 
 
 def _transpose(cotangents: Sequence[Any], *args: Any, **params: Any):
-    """Of a call on tangents, in another rule: the function has to be linear."""
+    """Transpose a call on tangents, as it occurs in another linear rule."""
     linear = [i for i, arg in enumerate(args) if ad.is_undefined_primal(arg)]
 
     def at(*moved):

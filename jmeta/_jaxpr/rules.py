@@ -1,14 +1,14 @@
-"""Whose derivative rules stand in a jaxpr: JAX's, jmeta's own or somebody else's.
+"""Find who wrote the derivative rules in a jaxpr: JAX, jmeta or the user.
 
-Two things depend on it. Forward over reverse needs a symmetric Jacobian, so every rule
-must give the derivative of its function. And what an output depends on is what its rule
-says, which need not be what the function computes with.
+Two parts of jmeta need this. Forward over reverse needs a symmetric Jacobian, so every
+rule must give the derivative of its function. And `flow` follows the rule of a user's
+function, which need not reach every value that the function computes with.
 
-JAX's own rules, and those of jmeta that `true_derivative` marks, are derivatives; any
-other may be something else: a surrogate, clipping, an approximate solve. Where JAX
-keeps the rule of an equation is no part of its interface. It is looked up here and
-nowhere else, and a rule that is not found counts as somebody else's, which costs speed
-and is never wrong.
+The rules of JAX, and those of jmeta that `true_derivative` marks, are derivatives. Any
+other rule may be something else: a surrogate, clipping, an approximate solve. Where JAX
+stores the rule of an equation is not part of its interface, so only this module looks
+it up. A rule that it does not find counts as a user's, which costs speed and is never
+wrong.
 """
 
 import functools
@@ -26,14 +26,19 @@ from jmeta._core.derivative_rules import RuleOrigin, code_of, own_rule_origin
 from jmeta._jaxpr.primitives import inner_jaxprs
 
 JAX = os.path.dirname(jax.__file__) + os.sep
-"""How the names of the files start that JAX's own functions are written in."""
+"""The folder of JAX's own files, with a separator at its end."""
 
 
 def rule_origin(eqn: jex.JaxprEqn) -> RuleOrigin | None:
-    """Whose the derivative rule of an equation is.
+    """Find who wrote the derivative rule of an equation.
 
-    None where an equation brings no rule along: it is one of JAX's operations, or a
-    call or a loop, whose derivative is made of what stands within.
+    Args:
+        eqn: Any equation.
+
+    Returns:
+        The rule's origin. None where the equation has no rule of its own: it is one of
+        JAX's operations, or a call or a loop, whose derivative follows from the
+        equations within.
     """
     params = eqn.params
     match eqn.primitive.name:
@@ -44,7 +49,8 @@ def rule_origin(eqn: jex.JaxprEqn) -> RuleOrigin | None:
             of_jax = _is_of_jax(rule, given, _source(params["call_jaxpr"]))
             return _OF_JAX if of_jax else _OF_USER
         case "custom_vjp_call":
-            # JAX's are kernels, whose quantised arithmetic has no true derivative
+            # JAX uses these for kernels with quantised arithmetic, whose rules are no
+            # true derivatives, so only rules of jmeta can be exact here
             return own_rule_origin(_unwrapped(params["bwd"])[0]) or _OF_USER
         case "custom_linear_solve":
             return _OF_JAX if _is_direct(params["jaxprs"]) else _OF_USER
@@ -58,11 +64,11 @@ def rule_origin(eqn: jex.JaxprEqn) -> RuleOrigin | None:
 
 
 class RuleDefinition(NamedTuple):
-    """What an equation with a rule was defined by.
+    """The function and the rule behind an equation.
 
     Attributes:
-        source: The function, as `name at file:line` as far as it is known.
-        written: The first function in the rule that is not written in JAX, if any.
+        source: The function, as `name at file:line` as far as that is known.
+        written: The first function in the rule that JAX did not write, or None.
     """
 
     source: str
@@ -70,7 +76,11 @@ class RuleDefinition(NamedTuple):
 
 
 def rule_definition(eqn: jex.JaxprEqn) -> RuleDefinition:
-    """Find the function of an equation that brings a rule along, and the rule's."""
+    """Find the function and the rule behind an equation.
+
+    Args:
+        eqn: An equation with a derivative rule of its own.
+    """
     params, rules = eqn.params, []
     match eqn.primitive.name:
         case "custom_jvp_call" | "remembered_call":
@@ -94,10 +104,10 @@ _OF_USER = RuleOrigin("user", exact=False)
 
 
 def _unwrapped(rule: Any) -> tuple[Any, list[Any] | None]:
-    """The rule as it was given to JAX, and the values of its `nondiff_argnums`.
+    """Return the rule as it was given to JAX, and its `nondiff_argnums` values.
 
-    JAX wraps it in transformations and, each time that it is traced, in functions that
-    close over what was wrapped before.
+    JAX wraps a rule in transformations. Each time that the rule is traced, JAX also
+    wraps it in functions that close over the previous wrapper.
     """
     given = None
     while True:
@@ -115,12 +125,12 @@ def _unwrapped(rule: Any) -> tuple[Any, list[Any] | None]:
 
 
 def _is_of_jax(rule: Any, given: list[Any] | None, source: str) -> bool:
-    """Whether one of JAX's own functions has this rule, from JAX.
+    """Tell whether one of JAX's own functions was defined with this rule.
 
     Args:
-        rule: The rule.
-        given: The values of `nondiff_argnums`.
-        source: The function's name and place.
+        rule: The rule as it was given to JAX.
+        given: The values of `nondiff_argnums`, None if unknown.
+        source: The function, as `name at file:line`.
     """
     file, _, line = source.rpartition(" at ")[2].rpartition(":")
     if not file.startswith(JAX) or not _is_made_by_jax(rule):
@@ -128,7 +138,7 @@ def _is_of_jax(rule: Any, given: list[Any] | None, source: str) -> bool:
     return any(
         function.jvp is rule
         and line == _first_line(inspect.unwrap(function.fun))
-        # what is given functions of the user's can be anything
+        # with a function of the user as an argument the rule may be no derivative
         and (not function.nondiff_argnums or (given is not None and _is_data(given)))
         for function in _functions_with_rules(file)
     )
@@ -136,7 +146,7 @@ def _is_of_jax(rule: Any, given: list[Any] | None, source: str) -> bool:
 
 @functools.cache
 def _functions_with_rules(file: str) -> list[Any]:
-    """The functions with a rule for forward mode that a file of JAX's defines."""
+    """List the `jax.custom_jvp` functions that a file of JAX defines."""
     found = []
     for module in list(sys.modules.values()):
         if getattr(module, "__file__", None) != file:
@@ -154,19 +164,19 @@ def _first_line(function: Any) -> str:
 
 
 def _is_made_by_jax(rule: Any) -> bool:
-    """Whether a rule and the functions that it is put together from are JAX's."""
+    """Tell whether JAX wrote a rule and all functions that it is composed of."""
     if isinstance(rule, tuple | list):
         return all(map(_is_made_by_jax, rule))
     if isinstance(rule, functools.partial):
         return _is_made_by_jax([rule.func, *rule.args, *rule.keywords.values()])
     if not callable(rule):
         return True
-    # the function that `defjvps` makes closes over those that it was handed
+    # `defjvps` makes a rule that closes over the functions it was given
     return _is_in_jax(rule) and _is_made_by_jax(_cells(rule).get("jvps", ()))
 
 
 def _is_direct(jaxprs: Any) -> bool:
-    """Whether a linear solve is JAX's and exact: it factorises and does not iterate."""
+    """Tell whether a linear solve is JAX's own and exact, so does not iterate."""
     parts = [part for part in jaxprs if part is not None]
     in_jax = all(_source(part).rpartition(" at ")[2].startswith(JAX) for part in parts)
     return in_jax and not any(map(_iterates, inner_jaxprs(parts)))
@@ -181,7 +191,7 @@ def _iterates(jaxpr: jex.Jaxpr) -> bool:
 
 
 def _is_of_data(primitive: Any) -> bool:
-    """Whether a primitive that is an object is JAX's, made of no function."""
+    """Tell whether a primitive object is JAX's own and holds no function."""
     if not _is_jax_object(primitive) or not hasattr(primitive, "params"):
         return False
     return _is_data(list(primitive.params.values()))
@@ -192,7 +202,7 @@ def _is_jax_object(value: Any) -> bool:
 
 
 def _is_data(value: Any) -> bool:
-    """Whether no function is in a value, neither as it was written nor traced."""
+    """Tell whether a value holds no function, neither a callable nor a jaxpr."""
     if isinstance(value, tuple | list):
         return all(map(_is_data, value))
     if isinstance(value, type):  # such as `jnp.float32`
@@ -206,7 +216,7 @@ def _is_in_jax(function: Any) -> bool:
 
 
 def _cells(function: Any) -> dict[str, Any]:
-    """What a function closes over, by name."""
+    """Return the values that a function closes over, by name."""
     names = getattr(getattr(function, "__code__", None), "co_freevars", ())
     cells = {}
     for name, cell in zip(
@@ -220,13 +230,13 @@ def _cells(function: Any) -> dict[str, Any]:
 
 
 def _source(jaxpr: Any) -> str:
-    """The function that a jaxpr was traced from, as `name at file:line`."""
+    """Return the function that a jaxpr was traced from, as `name at file:line`."""
     (opened,) = inner_jaxprs(jaxpr)
     return getattr(getattr(opened, "debug_info", None), "func_src_info", None) or ""
 
 
 def _functions(value: Any, depth: int = 2) -> Iterator[Any]:
-    """The functions in a value, and what those of JAX's close over."""
+    """Yield the functions in a value, and those that JAX's functions close over."""
     if isinstance(value, tuple | list):
         for item in value:
             yield from _functions(item, depth)

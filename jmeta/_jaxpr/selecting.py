@@ -1,4 +1,4 @@
-"""Selections in place of branches, so that a rule's derivative can be transposed."""
+"""Replace branches by selections, so that a rule's derivative can be transposed."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,15 +14,19 @@ from jmeta._jaxpr.primitives import has_primitive, inner_jaxprs
 
 
 def with_selections(fun: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with selections in place of branches, for a rule's derivative of it.
+    """Make a function with selections in place of branches, for use in a rule.
 
-    JAX makes a selection of a branch that differs between the tasks of a `jax.vmap`,
-    and protects the branches that are not taken by cutting the derivative of what goes
-    into them. In a rule of forward mode that is done to tangents, and reverse mode
-    cannot go back through it. Here it is done before the derivative is taken.
+    Under `jax.vmap`, JAX turns a branch that differs between tasks into a selection. To
+    protect the branches that are not taken, it cuts the derivative of their inputs. In
+    a forward-mode rule these inputs include tangents, and reverse mode cannot transpose
+    a rule that cuts its tangents. So this makes the selection, with the cut, before the
+    derivative is taken.
 
     Args:
-        fun: Function of arrays in pytrees; may capture traced values.
+        fun: Function of arrays in pytrees; it may capture traced values.
+
+    Returns:
+        A function that computes the same.
 
     Example:
         >>> relu = lambda x: jax.lax.cond(x > 0, lambda: x, lambda: 0.0)
@@ -30,24 +34,27 @@ def with_selections(fun: Callable[..., Any]) -> Callable[..., Any]:
         False
     """
 
-    def run(*args: Any) -> Any:
+    def selecting(*args: Any) -> Any:
         closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
         outs = walk(closed, _visit, jax.tree.leaves(args))
         return jax.tree.structure(shape).unflatten(outs)
 
-    return run
+    return selecting
 
 
 def select_branch(
     eqn: jex.JaxprEqn, values: Sequence[Any], moving: Sequence[bool], run: Run
 ) -> list[Any]:
-    """Every branch of a `cond`, and the outputs of one of them.
+    """Run every branch of a `cond` and select the outputs of one of them.
 
     Args:
-        eqn: The equation.
-        values: Its inputs.
-        moving: Which of them can depend on what is being differentiated.
-        run: Gives a branch's outputs.
+        eqn: The `cond` equation.
+        values: An array for each of its inputs, the branch's index first.
+        moving: For each input whether it can carry a derivative.
+        run: Computes a branch's outputs from its inputs.
+
+    Returns:
+        The outputs of the branch at the index.
     """
     index, *inputs = values
     cases = []

@@ -1,1 +1,1 @@
-"""The training loop itself: its objective, its step and the checks of its arguments."""
+"""The inner loop: its objective, its step and the checks of its arguments."""

@@ -1,4 +1,4 @@
-"""Refuse what an inner loop cannot take, and say what to pass."""
+"""Checks of the arguments of an inner loop."""
 
 import operator
 from typing import Any
@@ -16,7 +16,7 @@ from jmeta.optim.hyperparams import places, without_hyperparams
 
 
 def steps(steps: Any) -> None:
-    """`steps` is a static count."""
+    """Require `steps` to be a count that is known before tracing."""
     use = ""
     if isinstance(steps, jax.core.Tracer):
         use = "Pass the largest count as `steps` and the traced one as `active`."
@@ -24,7 +24,15 @@ def steps(steps: Any) -> None:
 
 
 def active(active: Any, steps: int) -> jax.Array | None:
-    """`active` is None or an integer scalar; give it as an array from 0 to `steps`."""
+    """Require `active` to be None or an integer scalar.
+
+    Args:
+        active: What the user passed as `active`.
+        steps: Number of steps of the loop.
+
+    Returns:
+        An int32 array from 0 to `steps`, or None.
+    """
     if active is None:
         return None
     use = f"Pass a number of steps from 0 to `steps`={steps}, one per task."
@@ -35,13 +43,13 @@ def active(active: Any, steps: int) -> jax.Array | None:
         )
     if not isinstance(active, jax.core.Tracer):
         validate.number("active", active, low=0, high=steps, use=use)
-    # a traced one cannot be refused
+    # the value of a traced count is not known, so it is clipped instead of refused
     wide = jnp.asarray(active, widest(jnp.result_type(active), jnp.int32))
     return jnp.clip(wide, 0, steps).astype(jnp.int32)
 
 
 def one_batch(batch: PyTree, batches: PyTree, steps: int) -> None:
-    """`batch` or `batches`, and these have a leading axis of `steps`."""
+    """Require at most one of `batch` and `batches`, the latter with axis `steps`."""
     if batch is not None and batches is not None:
         raise ValueError(
             "Pass `batch` (the same at every step) or `batches` (leading axis `steps`),"
@@ -58,7 +66,7 @@ def one_batch(batch: PyTree, batches: PyTree, steps: int) -> None:
 
 
 def trained(params: PyTree) -> None:
-    """The trained parameters are floats, and there are some."""
+    """Require at least one trained parameter, and all of them to be floats."""
     leaves = tree_leaves_with_path(params)
     if not leaves:
         raise ValueError(
@@ -76,11 +84,17 @@ def trained(params: PyTree) -> None:
 def opt_state(
     opt_state: PyTree, tx: optax.GradientTransformation, params: PyTree
 ) -> PyTree:
-    """`opt_state` belongs to this transform and these parameters.
+    """Require `opt_state` to be a state of this transform for these parameters.
 
-    Give it in the dtypes of `tx.init(params)`: a loop keeps the dtypes that it starts
-    with, so that a state of lower precision would be rounded at every step. Settings
-    keep their own.
+    Args:
+        opt_state: What the user passed as `opt_state`.
+        tx: The transform.
+        params: The trained parameters.
+
+    Returns:
+        The state in the dtypes of `tx.init(params)`: a loop keeps the dtypes that it
+        starts with, so a state of lower precision would be rounded at every step.
+        Settings keep their own dtypes.
     """
     fresh = jax.eval_shape(tx.init, params)
     expected = without_hyperparams(fresh)
@@ -124,13 +138,13 @@ def opt_state(
 
 
 def _dtype_kind(dtype):
-    """Its kind: only the precision can be changed without changing the meaning."""
+    """Return the kind of a dtype, which a cast of precision alone does not change."""
     kinds = (jnp.floating, jnp.complexfloating, jnp.integer)
     return next((kind for kind in kinds if jnp.issubdtype(dtype, kind)), dtype)
 
 
 def perturbations(perturbations: PyTree, params: PyTree, steps: int) -> None:
-    """`perturbations` is a tree like the history."""
+    """Require `perturbations` to be a tree like the history."""
     if jax.tree.structure(perturbations) != jax.tree.structure(params):
         raise ValueError(
             "`perturbations` must be a tree like the trained parameters; got"
@@ -150,7 +164,7 @@ def perturbations(perturbations: PyTree, params: PyTree, steps: int) -> None:
 
 
 def functions(loss_fn: Any, grad_callback: Any, trainable: Any) -> None:
-    """What is given of them is a function."""
+    """Require each of these arguments that is not None to be a function."""
     if loss_fn is not None:
         use = "Pass `loss_fn(outputs, targets)`, which gives a scalar."
         validate.takes("loss_fn", loss_fn, "outputs", "targets", use=use)
@@ -166,7 +180,7 @@ def functions(loss_fn: Any, grad_callback: Any, trainable: Any) -> None:
 
 
 def time(time: int, times: int) -> None:
-    """There is a history entry at `time`."""
+    """Require `time` to be an index into a history of `times` entries."""
     try:
         if isinstance(time, bool):
             raise TypeError

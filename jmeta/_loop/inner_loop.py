@@ -24,21 +24,23 @@ from jmeta.optim.hyperparams import assign
 
 
 class Run(NamedTuple):
-    """What an inner loop gives.
+    """The result of an inner loop.
 
     Attributes:
         params: The trained parameters, frozen ones included.
-        opt_state: The optimizer's state, with its own hyperparameters in place.
+        opt_state: The optimizer's state, with its own hyperparameters in place of
+            overrides.
         state: The model's state, None without one.
         losses: `losses[t]` is the loss before step t, shape `[steps]`; NaN, without
             derivative, where that step was not taken. See `mean_loss`.
-        aux: What the objective gave beside the loss, stacked; None without `has_aux`.
-            Where a step was not taken, NaN, and 0 for integers.
+        aux: The objective's auxiliary output, leading axis `steps`; None without
+            `has_aux`. Where a step was not taken, it is NaN, or 0 for integers.
         history: The trained parameters at each time, leading axis `steps + 1`; None
-            unless asked for.
-        steps_taken: How many steps were taken where that is not `steps`: with `active`
-            or an adjoint with a tolerance, else None.
-        residual: Norm of the condition at the end, for an implicit adjoint.
+            without `history=True`.
+        steps_taken: Number of steps that were taken, with `active` or with an adjoint
+            that has a tolerance; else None.
+        residual: Norm of the condition's residual at the end, a scalar; None unless the
+            adjoint is implicit.
     """
 
     params: PyTree
@@ -54,9 +56,9 @@ class Run(NamedTuple):
     def mean_loss(self) -> jax.Array:
         """The mean of `losses` over the steps that were taken; NaN if none was.
 
-        A loss that is NaN at a step that was taken makes it NaN. Of a run that comes
-        out of `jax.vmap` it is one mean for each loop, if the loops are along the
-        leading axes.
+        It is NaN too if the loss of a step that was taken is NaN. For a run that comes
+        out of `jax.vmap` with the loops along the leading axes, it is one mean for each
+        loop.
 
         Example:
             >>> import jax, jmeta
@@ -79,7 +81,13 @@ class Run(NamedTuple):
         return jnp.where(some, total / count, jnp.nan)
 
     def parameters(self, time: int = -1) -> PyTree:
-        """The parameters after `time` steps; negative times count from the end.
+        """Return the parameters after `time` steps, frozen ones included.
+
+        Args:
+            time: Number of steps, from 0; negative times count from the end.
+
+        Returns:
+            A tree like `params`.
 
         Raises:
             ValueError: The history was not kept, or the run is of several loops.
@@ -125,59 +133,63 @@ def inner_loop(
     perturbations: PyTree = None,
     active: ArrayLike | None = None,
 ) -> Run:
-    """Train for some steps; everything that comes out can be differentiated.
+    """Train for some steps, so that the whole result can be differentiated.
 
     Take `jax.grad` of anything computed from the result: with respect to `params`,
-    hyperparameters, data, or whatever `apply_fn` and `loss_fn` capture. The loop is
-    one `jax.lax.scan`, so compile time does not grow with `steps`. It is never jitted
-    for you: jit the outer function, which is what gets cached.
+    hyperparameters, data, or values that `apply_fn` and `loss_fn` capture. The loop is
+    one `jax.lax.scan`, so compile time does not grow with `steps`. `inner_loop` does
+    not jit anything: jit the outer function, so that JAX caches that.
 
     Args:
-        apply_fn: `apply_fn(params[, state][, inputs][, key=])` gives outputs, or
-            `(outputs, new_state)` with `state`; see `make_functional`. Without
-            `loss_fn` its output is the scalar objective.
+        apply_fn: Function `apply_fn(params[, state][, inputs][, key=])` that gives
+            outputs, or `(outputs, new_state)` with `state`; see `make_functional`.
+            Without `loss_fn` its output is the scalar objective.
         params: Initial parameters, a pytree of float arrays.
-        tx: `jmeta.optim.*` or any optax transform. In the update of the latter,
+        tx: A transform of `jmeta.optim` or of optax. In the update of the latter,
             operations at a point where their slope is infinite, such as the root of a
             second moment of 0, are constants for derivatives. The few transforms that
             need more (`optax.radam`) are named in `jmeta/optim/README.md`: wrap them
             in `jmeta.optim.finite`.
-        steps: How many steps, a Python integer from 0; for a traced number see
+        steps: Number of steps, a Python integer from 0; for a traced number see
             `active`.
-        loss_fn: `loss_fn(outputs, targets)`, the scalar objective.
-        batch: What every step sees: `(inputs, targets)` with `loss_fn`, else inputs.
-        batches: In place of `batch`: leading axis `steps`, one slice for each step.
+        loss_fn: Function `loss_fn(outputs, targets)` that gives the scalar objective.
+        batch: Data that every step sees: `(inputs, targets)` with `loss_fn`, else the
+            inputs.
+        batches: Data with leading axis `steps`, one slice for each step; replaces
+            `batch`.
         hyperparams: Overrides of the transform's settings by name: a number, an array
             of shape `[steps]`, a callable `step -> value`, a tuple or list for a pair
             such as `betas`, `PerLeaf`, `PerStep`, or `{label: override}` for parameter
             groups and parts of an `optax.named_chain`. An override replaces a schedule
             and never sticks: `opt_state.hyperparams` keeps the transform's own values.
-
-    Rarely needed:
-        opt_state: Go on from this optimizer state; its hyperparameters win over the
-            constructor's. Default `tx.init(params)`, whose precision it is cast to.
-        state: Mutable model state, carried from step to step; carries no gradient.
+        opt_state: Optimizer state to continue from, cast to the dtypes of
+            `tx.init(params)`, which is the default. Its hyperparameters replace the
+            constructor's.
+        state: Mutable model state, a pytree of arrays that is carried from step to
+            step; it carries no gradient.
         key: PRNG key; `apply_fn` gets `key=jax.random.fold_in(key, t)` at step t.
-        has_aux: The objective is `(loss, aux)`.
-        grad_callback: Gradients to gradients, before the transform, e.g. clipping.
-        trainable: Says by its path, such as `("head", "kernel")`, whether a parameter
-            is trained. The others are constants of the loop, which the outer gradient
-            still reaches. `history`, `perturbations` and `opt_state` cover the trained
-            ones, with None for the others.
-        adjoint: How the loop is differentiated, see `jmeta.adjoint`.
-        history: Keep the parameters at each time.
+        has_aux: Whether the objective is `(loss, aux)`.
+        grad_callback: Function from gradients to gradients that is applied before the
+            transform, such as clipping.
+        trainable: Predicate on a parameter's path, such as `("head", "kernel")`: is it
+            trained? The others are constants of the loop, which the outer gradient
+            still reaches. `history`, `perturbations` and `opt_state` hold None for
+            them.
+        adjoint: How the loop is differentiated, an object of `jmeta.adjoint`.
+        history: Whether to keep the parameters at each time.
         perturbations: A tree like the history, added to the parameters at each time.
             At zeros, its gradient is the one with respect to `parameters(time=t)`.
-        active: A number of steps up to `steps`, which may be traced, one per task
-            under `vmap`: the others do nothing, and have no part in any derivative. A
-            traced number below 0 counts as 0, one above `steps` as `steps`.
+        active: Number of steps that are taken, up to `steps`; an integer scalar, which
+            may be traced and differ between tasks under `vmap`. The other steps do
+            nothing and have no part in any derivative. A traced number below 0 counts
+            as 0, one above `steps` as `steps`.
 
     Returns:
-        A `Run`: `params, opt_state, state, losses, aux, history`.
+        The trained parameters with everything else that the loop gave, a `Run`.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: An argument that does not fit the others; see the message.
+        TypeError: An argument is of the wrong kind.
+        ValueError: An argument does not fit the others; the message says which.
 
     Example:
         >>> import jax, jmeta
@@ -237,11 +249,14 @@ def inner_loop(
         args = apply_fn, loss_fn, has_aux, merge
         return make_objective(*args, carry.params, inputs)
 
-    # inside shard_map: train parameters of each device's own, see `vary`
+    # Inside shard_map each device trains parameters of its own, see `make_varying`.
     axes = varying_axes((carry, batch, xs, hyperparams, key, active))
-    # of counts that differ, each device's decides which slices a step sees
+    # If the counts differ between devices, so do the slices that a step sees.
     xs = make_varying(xs, varying_axes(active))
     objective = objective_of(carry := make_varying(carry, axes))
+    # Inside shard_map the objective is traced twice. The values that the user's
+    # functions capture can differ over further axes, and they are known only after the
+    # first trace; the second one has parameters that differ over these axes too.
     if in_shard_map():
         step = training.make_step(objective, reverse_gradient(objective))
         captured = hoist(step, carry, first_slice(xs)).captured
@@ -267,7 +282,7 @@ def inner_loop(
 
 
 def _finish(outcome, merge, perturbations, history):
-    """Put together the result, with the last time's perturbation and parameters."""
+    """Make the `Run`, with the perturbation and the parameters of the last time."""
     (trained, opt_state, state), ys = outcome.carry, outcome.ys
     if perturbations is not None:
         last = jax.tree.map(lambda d: d[-1], perturbations)

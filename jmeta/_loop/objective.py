@@ -1,4 +1,4 @@
-"""The scalar that a loop minimises, made of what the user gives and checked once."""
+"""The scalar that a loop minimises, made from the user's functions and checked."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from jmeta.adjoint._base import Objective
 
 
 class Inputs(NamedTuple):
-    """What an objective takes beside the parameters at one step.
+    """The inputs of an objective at one step, beside the parameters.
 
     Attributes:
         state: The model's state, None without one.
@@ -34,7 +34,7 @@ class Inputs(NamedTuple):
 
 
 class Extra(NamedTuple):
-    """What an objective gives beside the loss.
+    """The outputs of an objective beside the loss.
 
     Attributes:
         aux: The user's auxiliary output, None without `has_aux`.
@@ -53,23 +53,24 @@ def make_objective(
     params: PyTree,
     inputs: Inputs,
 ) -> Objective:
-    """Trace the inner objective once, check what it gives, make its captures explicit.
+    """Trace the inner objective once, check its output and make its captures explicit.
 
     Args:
-        apply_fn: `apply_fn(params[, state][, inputs][, key=])`.
-        loss_fn: `loss_fn(outputs, targets)`, or None when `apply_fn` gives the loss.
+        apply_fn: Function `apply_fn(params[, state][, inputs][, key=])`.
+        loss_fn: Function `loss_fn(outputs, targets)`, or None when `apply_fn` gives the
+            loss.
         has_aux: Whether the loss comes as `(loss, aux)`.
         merge: Completes the trained parameters with the frozen ones.
         params: The trained parameters.
-        inputs: The first step's inputs.
+        inputs: The first step's inputs, or their shapes and dtypes.
 
     Returns:
-        The objective, `(params, inputs) -> (loss, Extra)`.
+        The objective, whose `pure` gives `(loss, Extra)`.
 
     Raises:
-        TypeError: `apply_fn` is no function; the loss is no JAX value.
-        ValueError: A loss that is not a scalar or cannot reach the parameters; a
-            state that changes its structure.
+        TypeError: `apply_fn` is no function, or the loss is no JAX value.
+        ValueError: The loss is not a scalar or does not depend on the parameters, or
+            the state changes its structure.
     """
     _check_function(apply_fn)
     if loss_fn is not None and inputs.batch is None:
@@ -127,7 +128,7 @@ _NOT_TRACED = (
 
 
 def _check_call(apply_fn, inputs):
-    """`apply_fn` takes what `inner_loop` was given for it."""
+    """Require `apply_fn` to take the arguments that `inner_loop` was given for it."""
     args = ["params"]
     args += ["state"] if inputs.state is not None else []
     args += ["inputs"] if inputs.batch is not None else []
@@ -182,7 +183,7 @@ def _split_aux(result):
 
 
 def _like_state(new, old):
-    """The new state with the old one's dtypes, for a loop's carry."""
+    """Cast the new state to the old one's dtypes, since a loop's carry keeps them."""
     if jax.tree.structure(new) != jax.tree.structure(old):
         raise ValueError(
             "`apply_fn` must give a new state like `state`; got"
@@ -222,7 +223,7 @@ def _check_scalar(loss, has_aux):
 
 
 def _check_reaches(jaxpr, num_params):
-    """Refuse a loss that no path of differentiable values leads to."""
+    """Refuse a loss that no differentiable path from the parameters reaches."""
     if not any(
         i < num_params
         for i in follow_indices(jaxpr, own_indices(jaxpr.jaxpr.invars))[0]

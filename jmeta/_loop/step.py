@@ -1,4 +1,4 @@
-"""One training step, and what it is made of."""
+"""One training step: its inputs, its outputs and the function that computes it."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,7 +18,13 @@ from jmeta.optim.hyperparams import Assignment, override, restore, stop_gradient
 
 
 class Carry(NamedTuple):
-    """What goes from step to step; `params` are the trained ones."""
+    """The values that go from step to step.
+
+    Attributes:
+        params: The trained parameters.
+        opt_state: The optimizer's state.
+        state: The model's state, None without one.
+    """
 
     params: PyTree
     opt_state: PyTree
@@ -26,9 +32,10 @@ class Carry(NamedTuple):
 
 
 def without_derivative(carry: Carry) -> Carry:
-    """The same without derivative, except for the optimizer's hyperparameters.
+    """Stop the gradient of a carry, except for the optimizer's hyperparameters.
 
-    The state has none in any case.
+    Args:
+        carry: A step's carry, whose model state has no gradient in any case.
     """
     return Carry(
         jax.lax.stop_gradient(carry.params),
@@ -38,7 +45,14 @@ def without_derivative(carry: Carry) -> Carry:
 
 
 class StepInput(NamedTuple):
-    """What differs between steps: the index and slices of what has a steps axis."""
+    """The values that differ between steps.
+
+    Attributes:
+        step: Index of the step, an int32 scalar.
+        batch: The step's slice of `batches`, None without them.
+        hyperparams: The step's slice of each override that has a steps axis.
+        perturbation: What is added to the parameters, None without perturbations.
+    """
 
     step: jax.Array
     batch: PyTree
@@ -47,7 +61,13 @@ class StepInput(NamedTuple):
 
 
 class StepOutput(NamedTuple):
-    """What a step gives; `params` are those it started from, None without history."""
+    """The outputs of a step.
+
+    Attributes:
+        loss: The loss before the step, a scalar.
+        aux: The objective's auxiliary output, None without `has_aux`.
+        params: The parameters that the step started from, None without history.
+    """
 
     loss: jax.Array
     aux: PyTree
@@ -55,7 +75,16 @@ class StepOutput(NamedTuple):
 
 
 class Training(NamedTuple):
-    """The fixed parts of a training step; see `jmeta.inner_loop` for their meaning."""
+    """The parts of a training step that are the same at every step.
+
+    Attributes:
+        tx: The transform.
+        overrides: The overrides of the transform's settings.
+        grad_callback: Function from gradients to gradients, or None.
+        batch: Data that every step sees, None without it.
+        key: The loop's PRNG key, None without one.
+        history: Whether a step gives the parameters that it started from.
+    """
 
     tx: optax.GradientTransformation
     overrides: list[Assignment]
@@ -65,7 +94,13 @@ class Training(NamedTuple):
     history: bool
 
     def xs(self, steps: int, batches: PyTree, perturbations: PyTree) -> StepInput:
-        """What differs between steps, leading axis `steps`."""
+        """Collect the inputs of all steps, with leading axis `steps`.
+
+        Args:
+            steps: Number of steps.
+            batches: Data with leading axis `steps`, or None.
+            perturbations: A tree like the history, or None.
+        """
         return StepInput(
             step=jnp.arange(steps, dtype=jnp.int32),
             batch=batches,
@@ -74,7 +109,12 @@ class Training(NamedTuple):
         )
 
     def inputs(self, carry: Carry, x: StepInput) -> Inputs:
-        """What the objective takes at a step beside the parameters."""
+        """Make the objective's inputs at a step.
+
+        Args:
+            carry: The step's carry, whose model state is used.
+            x: The step's input.
+        """
         key = None if self.key is None else jax.random.fold_in(self.key, x.step)
         batch = self.batch if x.batch is None else x.batch
         return Inputs(carry.state, batch, key)
@@ -82,13 +122,16 @@ class Training(NamedTuple):
     def make_step(
         self, objective: Objective, gradient: Gradient, start: Start | None = None
     ) -> Step:
-        """Make the step that trains with this way to take the inner gradient.
+        """Make the step for one way to compute the inner gradient.
 
         Args:
-            objective: What is minimised.
-            gradient: The inner gradient.
-            start: Where steps look that are not taken, see `jmeta.adjoint._active`;
-                None when all are taken.
+            objective: The inner objective.
+            gradient: Computes the inner gradient.
+            start: Which steps are taken, and where the others are computed; None when
+                all are taken. See `jmeta.adjoint._active` for the reason.
+
+        Returns:
+            `(carry, x) -> (carry, y)`, as `jax.lax.scan` takes it.
         """
         train = self._make_training_step(objective, gradient)
         if start is not None:
@@ -99,7 +142,8 @@ class Training(NamedTuple):
             new, loss, aux = train(carry, x)
             return new, StepOutput(loss, aux, carry.params if self.history else None)
 
-        # what a rule of reverse mode calls is seen once the gradient is taken
+        # The objective has been rewritten, but the functions that a `jax.custom_vjp`
+        # rule calls appear only when the gradient is traced, so the step is rewritten.
         return preserving_rules(step) if objective.foreign_rules else step
 
     def _make_training_step(self, objective, gradient):
@@ -131,7 +175,7 @@ class Training(NamedTuple):
 
 
 def _if_active(train, start):
-    """The same where its index is below `start.active`; else it does nothing."""
+    """Make a step that does nothing from index `start.active` on."""
     carry = _perturbed(start.carry, start.x)
     elsewhere = jax.lax.stop_gradient((carry, start.x))
 
@@ -152,7 +196,12 @@ def _perturbed(carry: Carry, x: StepInput) -> Carry:
 
 
 def perturbed(params: PyTree, shifts: PyTree) -> PyTree:
-    """The parameters plus what is like them, in their own precision."""
+    """Add shifts to the parameters, in the parameters' own precision.
+
+    Args:
+        params: The trained parameters.
+        shifts: A tree like them.
+    """
 
     def add(param, shift):
         with allow_mixed_dtypes(param, shift):
@@ -188,7 +237,7 @@ def _same_tree(grads, before):
 
 
 def _like_opt_state(opt_state, before):
-    """The new optimizer state with the old one's dtypes, for a loop's carry."""
+    """Cast the new optimizer state to the old one's dtypes, for a loop's carry."""
     if jax.tree.structure(opt_state) != jax.tree.structure(before):
         raise ValueError(
             "`tx.update` must keep the structure of its state; it went from"
