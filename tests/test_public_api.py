@@ -24,7 +24,8 @@ NAMESPACES = {
         task_value_and_grad unused_parameters
     """,
     "jmeta.adjoint": """
-        Adjoint FixedPoint ForwardMode Implicit Root StationaryPoint Unroll proximal
+        Adjoint Condition FixedPoint ForwardMode Implicit Loop Outcome Root Solver
+        StationaryPoint Unroll proximal
     """,
     "jmeta.algorithms": """
         Adapted MAMLPlusPlusParams MetaSGDParams adapted anil imaml maml
@@ -59,8 +60,9 @@ NAMESPACES = {
 # Made by the library: the example stands at the function that makes it.
 MADE = set(
     """
-    Adapted Adjoint EMAState FewShot Fitted HypergradCheck MAMLPlusPlusParams
-    MetaSGDParams Plan PlateauState ReduceLROnPlateau Run Verdict
+    Adapted Adjoint Condition EMAState FewShot Fitted HypergradCheck Loop
+    MAMLPlusPlusParams MetaSGDParams Outcome Plan PlateauState ReduceLROnPlateau Run
+    Solver Verdict
     """.split()
 )
 

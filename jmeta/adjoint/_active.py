@@ -1,21 +1,22 @@
 """Run only some of a loop's steps, so that the others have no part in its derivative.
 
-How many is known when the program runs, so every step is computed, and those that are
-not taken are left out by a `where`. That alone keeps their values out, not their
-derivative: it is multiplied by 0, which is NaN where it is not finite, such as at the
-minimum that a loop has reached. Therefore
+The number of steps is known only when the program runs, so every step is computed, and
+a `where` leaves out those that are not taken. That alone keeps their values out, but
+not their derivative: the derivative is multiplied by 0, which gives NaN where it is not
+finite, such as at the minimum that a loop has reached. Therefore
 
 - a step that is not taken is computed at the loop's start, where its derivative is that
   of a step that was taken (`Start`; the carry stays as it is);
-- for a count of 0, what the loop captures is behind a `where` of its own, whose
-  transpose selects instead of multiplying. Under `vmap` it copies a captured value for
-  each count, so it is there for what is differentiated alone: a derivative rule around
-  the whole loop sees what that is. In `jax.shard_map` a captured value that all devices
-  share has none when the counts differ: it would become one of each device's own.
+- for a count of 0, each value that the loop captures passes through a `where` of its
+  own, whose transpose selects instead of multiplying. Under `vmap` this `where` copies
+  a captured value for each count, so only values that are differentiated get one; a
+  derivative rule around the whole loop sees which these are. In `jax.shard_map` a
+  captured value that all devices share gets none when the counts differ, since the
+  `where` would make it differ between devices.
 
-The rule is one of forward mode, unless something in the loop has a `jax.custom_vjp`
-(the mixed gradient has): forward mode cannot go through that, and not even reverse mode
-can when a rule of forward mode is batched around it.
+That rule is one of forward mode, unless something in the loop has a `jax.custom_vjp`,
+as the mixed gradient has. Forward mode cannot go through a `jax.custom_vjp`, and not
+even reverse mode can when a forward-mode rule is batched around it.
 """
 
 import functools
@@ -42,12 +43,12 @@ def run_active_steps(loop: Loop, gradient: Gradient, scan: Scan) -> tuple[Any, P
     """Run the loop's steps, of which those from `loop.active` on do nothing.
 
     Args:
-        loop: The loop.
-        gradient: How its steps take the inner gradient.
-        scan: Calls the step that it is given for each slice.
+        loop: The loop to run.
+        gradient: Computes the inner gradient of its steps.
+        scan: Runs a step for each slice, as `jax.lax.scan` does.
 
     Returns:
-        The last carry, and what the steps gave.
+        The last carry, and what the steps gave with leading axis `steps`.
     """
     if loop.active is None or not loop.steps:
         return scan(loop.make_step(gradient), loop.carry, loop.xs)
@@ -61,7 +62,10 @@ def run_active_steps(loop: Loop, gradient: Gradient, scan: Scan) -> tuple[Any, P
     leaves, treedef = jax.tree.flatten(_Inputs(captured, *args))
 
     def steps(leaves, moving):
-        """Guard what the loop captures and is `moving`, a list with None for others."""
+        """Run the loop with a guard for each captured value that is differentiated.
+
+        `moving` has None for the leaves that are not differentiated.
+        """
         pairs = zip(leaves, moving, strict=True)
         full = [x if moved is None else moved for x, moved in pairs]
         is_moving = treedef.unflatten([x is not None for x in moving]).captured
@@ -80,10 +84,17 @@ def run_active_steps(loop: Loop, gradient: Gradient, scan: Scan) -> tuple[Any, P
 
 
 def cut_missing_outputs(loop: Loop, ys: Any) -> Any:
-    """The same without derivative in what steps gave that were not taken.
+    """Stop the gradient of the outputs of steps that were not taken.
 
-    A loop that is differentiated as a whole multiplies: by NaN, if the loss that stands
-    for a missing one goes into a square.
+    `ForwardMode` multiplies the cotangents of all outputs with its Jacobian. If the NaN
+    in place of a missing loss goes into a square, such a cotangent is NaN.
+
+    Args:
+        loop: The loop that was run.
+        ys: What its steps gave, leading axis `steps`.
+
+    Returns:
+        The same values.
     """
     if loop.active is None:
         return ys
@@ -102,7 +113,7 @@ class _Inputs(NamedTuple):
     xs: Any
 
 
-# the rules call `steps` itself, so that derivatives of any order go through it
+# The rules call `steps` itself, so that derivatives of any order go through it.
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -112,7 +123,16 @@ def _by_jvp(steps, leaves):
 
 @true_derivative
 def active_jvp(steps, primals, tangents):
-    """The derivative of `steps`, behind the guard, in forward mode."""
+    """Differentiate `steps` behind the guard, in forward mode.
+
+    Args:
+        steps: `(leaves, moving) -> outputs` of the loop.
+        primals: The leaves of the loop's inputs.
+        tangents: Their tangents, symbolic zeros among them.
+
+    Returns:
+        The outputs and their tangents.
+    """
     (leaves,), (dots,) = primals, tangents
     dots = [dot if differentiated(dot) else None for dot in dots]
     moving = [None if dot is None else x for x, dot in zip(leaves, dots, strict=True)]
@@ -129,7 +149,15 @@ def _by_vjp(steps, leaves):
 
 
 def active_fwd(steps, leaves):
-    """What `steps` gives, and its derivative behind the guard in reverse mode."""
+    """Run `steps` and keep its derivative behind the guard, for reverse mode.
+
+    Args:
+        steps: `(leaves, moving) -> outputs` of the loop.
+        leaves: The leaves of the loop's inputs, each with whether it is differentiated.
+
+    Returns:
+        The outputs, and the function that transposes the derivative.
+    """
     values = [x.value for x in leaves]
     moving = [x.value if x.perturbed else None for x in leaves]
     return jax.vjp(lambda moving: steps(values, moving), moving)
@@ -137,7 +165,16 @@ def active_fwd(steps, leaves):
 
 @true_derivative
 def active_bwd(steps, vjp, cotangents):
-    """The cotangents of what is differentiated, None for the rest."""
+    """Transpose the derivative of `steps`.
+
+    Args:
+        steps: `(leaves, moving) -> outputs` of the loop.
+        vjp: The function that transposes the derivative.
+        cotangents: Cotangents of the outputs, symbolic zeros among them.
+
+    Returns:
+        Cotangents of the leaves that are differentiated, None for the others.
+    """
     del steps
     return vjp(materialised(cotangents))
 

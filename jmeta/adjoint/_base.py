@@ -1,8 +1,8 @@
-"""The seam between a loop and the ways to differentiate it.
+"""The interface between a loop and the ways to differentiate it.
 
-The loop is handed over as data and as functions; an adjoint runs it and decides what is
-stored, what is recomputed and how the inner gradient is transposed. The loop never
-names an adjoint, an adjoint never imports the loop.
+`inner_loop` passes the loop to an adjoint as a `Loop`: data and functions. The adjoint
+runs it and decides what is stored, what is recomputed and how the inner gradient is
+transposed. The loop names no adjoint, and no adjoint imports the loop.
 """
 
 from collections.abc import Callable
@@ -21,11 +21,12 @@ Step = Callable[[Any, PyTree], tuple[Any, PyTree]]
 
 
 class Start(NamedTuple):
-    """How many steps are taken, and where the others look: at the loop's start.
+    """The number of steps that are taken, and the point where the others are computed.
 
     Attributes:
-        active: Steps with this index and later ones do nothing.
-        carry: What the first step starts from.
+        active: Number of steps that are taken, an integer scalar; steps with this index
+            and later ones do nothing.
+        carry: The carry that the first step starts from.
         x: The first step's slices.
     """
 
@@ -35,10 +36,19 @@ class Start(NamedTuple):
 
 
 class MakeStep(Protocol):
-    """Makes the step of a way to take the inner gradient."""
+    """Makes a loop's step for one way to compute the inner gradient."""
 
     def __call__(self, gradient: Gradient, start: Start | None = None) -> Step:
-        """The step; without `start` it is taken whatever its index is."""
+        """Make the step.
+
+        Args:
+            gradient: Computes the inner gradient.
+            start: Which steps are taken, and where the others are computed; None takes
+                every step.
+
+        Returns:
+            A function for `jax.lax.scan`.
+        """
         ...
 
 
@@ -48,8 +58,9 @@ class Objective(NamedTuple):
     Attributes:
         pure: `(captured, params, inputs) -> (loss, extra)`; captures nothing itself.
         captured: The values that the user's functions close over.
-        frozen: Those of them that are parameters which are not trained.
-        foreign_rules: The derivative rules in it that need not be derivatives, by name.
+        frozen: The captured values that are parameters which are not trained.
+        foreign_rules: Names of the derivative rules in the objective that need not be
+            true derivatives.
     """
 
     pure: Callable[[list[Any], PyTree, PyTree], tuple[jax.Array, PyTree]]
@@ -62,17 +73,19 @@ class Loop(NamedTuple):
     """A training loop that has not run yet.
 
     Attributes:
-        objective: What is minimised.
-        make_step: Makes the step of a way to take the inner gradient.
-        inputs: `(carry, x) -> inputs` of the objective at a step.
-        carry: Where it starts: `params`, `opt_state`, `state`.
-        xs: What differs between steps, leading axis `steps`.
-        steps: How many.
-        active: How many of them are taken, or None for all.
+        objective: The inner objective, which the steps minimise.
+        make_step: Makes the step for one way to compute the inner gradient.
+        inputs: `(carry, x) -> inputs`, the objective's inputs at a step.
+        carry: Where the loop starts: `params`, `opt_state`, `state`.
+        xs: What differs between steps: `step` (the index), `batch`, `hyperparams` and
+            `perturbation`, each with leading axis `steps`.
+        steps: Number of steps, a Python integer.
+        active: Number of steps that are taken, a scalar array; None for all.
         without_derivative: `carry -> carry`, the same values without derivative, except
             for the hyperparameters in the optimizer's state: every later step uses them
             too.
-        perturbations: What `xs` adds to the parameters at each step, or None.
+        perturbations: What is added to the parameters at each time, leading axis
+            `steps + 1`; None without perturbations.
     """
 
     objective: Objective
@@ -90,10 +103,11 @@ class Outcome(NamedTuple):
     """What running a loop gave.
 
     Attributes:
-        carry: Where it ended.
-        ys: What the steps gave, leading axis `steps`.
-        steps_taken: How many steps ran, where that was left to the loop, else None.
-        residual: Norm of the condition at the end, where there is one, else None.
+        carry: Where the loop ended: `params`, `opt_state`, `state`.
+        ys: What the steps gave: `loss`, `aux` and `params`, each with leading axis
+            `steps`; None for `params` without history.
+        steps_taken: Number of steps that ran where the adjoint decides it, else None.
+        residual: Norm of a condition's residual at the end; None without a condition.
     """
 
     carry: Any
@@ -106,14 +120,54 @@ class Adjoint(Protocol):
     """A way to differentiate a loop."""
 
     def __call__(self, loop: Loop) -> Outcome:
-        """Run the loop so that its outcome can be differentiated this way."""
+        """Run the loop so that its outcome can be differentiated this way.
+
+        Args:
+            loop: The loop, which has not run yet.
+
+        Returns:
+            What the loop gave.
+        """
+        ...
+
+
+class Condition(Protocol):
+    """What `Implicit` takes as its `condition`: its residual is 0 at the solution.
+
+    An object of your own with this method serves as well as `StationaryPoint`,
+    `FixedPoint` and `Root`. For a function of the parameters alone, use `Root(fn)`.
+    """
+
+    def residual(self, loop: Loop, carry: Any, x: Any, params: PyTree, /) -> PyTree:
+        """Compute the residual at `params`; it is traced and differentiated.
+
+        Args:
+            loop: The loop that is being differentiated.
+            carry: Where the loop is: `params`, `opt_state` and `state`.
+            x: The last step's slices of `loop.xs`.
+            params: The trained parameters at which to compute the residual.
+
+        Returns:
+            A tree like `params`, with its shapes and dtypes.
+        """
         ...
 
 
 def scan(
     step: Step, carry: Any, xs: PyTree, steps: int, unroll: int = 1
 ) -> tuple[Any, PyTree]:
-    """`jax.lax.scan`, except that fewer than two steps are not compiled as a loop."""
+    """Scan as `jax.lax.scan` does, but without a compiled loop for 0 or 1 steps.
+
+    Args:
+        step: `(carry, x) -> (carry, y)`.
+        carry: What the first step starts from.
+        xs: The slices of the steps, leading axis `steps`.
+        steps: Number of steps.
+        unroll: Steps in one iteration of the compiled loop.
+
+    Returns:
+        The last carry, and what the steps gave with leading axis `steps`.
+    """
     if steps == 0:
         _, y = jax.eval_shape(step, carry, first_slice(xs))
         return carry, jax.tree.map(lambda y: missing_output(y, 0), y)
@@ -124,7 +178,14 @@ def scan(
 
 
 def first_slice(xs: PyTree) -> Any:
-    """The first step's slices; of no steps, what their shapes and dtypes would be."""
+    """Take the first step's slices.
+
+    Args:
+        xs: A tree of arrays with a leading steps axis.
+
+    Returns:
+        The slices; without any step, their shapes and dtypes.
+    """
 
     def one(x):
         if len(x):
@@ -135,11 +196,14 @@ def first_slice(xs: PyTree) -> Any:
 
 
 def missing_output(y: Any, *leading: int) -> jax.Array:
-    """What stands for the output of a step that is not taken: NaN, 0 for integers.
+    """Make what stands for the output of a step that is not taken: NaN or 0.
 
     Args:
-        y: An array, or its shape and dtype.
-        *leading: Axes to put before its shape.
+        y: The output's array, or its shape and dtype.
+        *leading: Sizes of axes to put before the output's shape.
+
+    Returns:
+        An array of NaN, or of 0 for integers.
 
     Example:
         >>> (

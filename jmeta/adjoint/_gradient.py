@@ -1,4 +1,4 @@
-"""The inner gradient, and how it is differentiated in turn."""
+"""Ways to compute the inner gradient that differ in how it is differentiated."""
 
 from typing import Any
 
@@ -15,7 +15,11 @@ from jmeta.adjoint._symbolic import differentiated
 
 
 def reverse_gradient(objective: Objective) -> Gradient:
-    """The inner gradient, transposed by reverse over reverse: plain JAX."""
+    """Make the inner gradient that reverse over reverse transposes, as JAX does.
+
+    Args:
+        objective: The inner objective.
+    """
 
     def gradient(params: PyTree, inputs: PyTree):
         return _value_and_grad(objective, (params, objective.captured, inputs))
@@ -24,7 +28,7 @@ def reverse_gradient(objective: Objective) -> Gradient:
 
 
 def mixed_gradient(objective: Objective, *, rolled: bool = True) -> Gradient:
-    """The inner gradient, transposed by forward over reverse.
+    """Make the inner gradient that forward over reverse transposes.
 
     Reverse mode through a gradient needs products of its transposed Jacobian with a
     cotangent `v`. The Jacobian with respect to the parameters is a Hessian, so it is
@@ -33,9 +37,9 @@ def mixed_gradient(objective: Objective, *, rolled: bool = True) -> Gradient:
     the graph of the gradient.
 
     Args:
-        objective: What is minimised.
-        rolled: The step is compiled by itself. Several steps that are compiled
-            together had better be merged with one another.
+        objective: The inner objective.
+        rolled: Whether the step is compiled by itself. Steps that are compiled together
+            run faster when XLA fuses them with one another.
 
     References:
         Kemaev et al. (2025), Scalable meta-learning via mixed-mode differentiation,
@@ -53,7 +57,7 @@ def mixed_gradient(objective: Objective, *, rolled: bool = True) -> Gradient:
     def backward(args, cotangents):
         params, *rest = args
         (loss_bar, extra_bar), v = cotangents
-        # slices of what is stored and the optimizer's arithmetic, each used many times
+        # cheap to compute (slices, the optimizer's arithmetic) and used many times
         if rolled:
             params, v = prevent_cpu_fusion((params, v))
         leaves, treedef = jax.tree.flatten(rest)
@@ -86,7 +90,14 @@ def mixed_gradient(objective: Objective, *, rolled: bool = True) -> Gradient:
 
 
 def first_order_gradient(objective: Objective, perturbations: PyTree) -> Gradient:
-    """The inner gradient as a constant; refuses what acts through it alone."""
+    """Make the inner gradient as a constant, for first-order methods.
+
+    It raises when a value that acts through the gradient alone is differentiated.
+
+    Args:
+        objective: The inner objective.
+        perturbations: What is added to the parameters at each time, or None.
+    """
 
     def gradient(params: PyTree, inputs: PyTree):
         captured = objective.captured
@@ -99,10 +110,17 @@ def first_order_gradient(objective: Objective, perturbations: PyTree) -> Gradien
 
 
 def refusing_line_search(gradient: Gradient, opt_state: PyTree) -> Gradient:
-    """The same gradient; with optax's line search it refuses to be differentiated.
+    """Make the gradient raise when optax's line search is differentiated.
 
-    That search ends by itself, in a loop that reverse mode cannot go through; what JAX
-    says about it names neither the transform nor a way out.
+    That search is a `while` loop, which reverse mode cannot go through. The message of
+    JAX names neither the transform nor a way out.
+
+    Args:
+        gradient: Computes the inner gradient.
+        opt_state: The optimizer's state, which shows whether there is such a search.
+
+    Returns:
+        The gradient, unchanged without such a search.
     """
     is_search = lambda x: isinstance(x, optax.ScaleByZoomLinesearchState)
     if not any(map(is_search, jax.tree.leaves(opt_state, is_leaf=is_search))):

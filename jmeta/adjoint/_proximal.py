@@ -1,4 +1,4 @@
-"""The term that keeps a loop near its start, for implicit differentiation."""
+"""A penalty that keeps a loop near its start, for implicit differentiation."""
 
 import jax
 import jax.numpy as jnp
@@ -9,19 +9,21 @@ from jmeta.adjoint import _check
 
 
 def proximal(params: PyTree, center: PyTree, weight: jax.typing.ArrayLike) -> jax.Array:
-    """Half the weighted squared distance: 0.5 * weight * ||params - center||^2.
+    """Compute half the weighted squared distance from a center.
+
+        0.5 * weight * ||params - center||^2
 
     Args:
-        params: A tree of arrays.
-        center: A tree like it.
-        weight: Scalar.
+        params: The parameters, a tree of arrays.
+        center: The point to stay near, a tree of the structure and shapes of `params`.
+        weight: Weight of the penalty, a scalar.
 
     Returns:
-        A scalar.
+        The penalty, a scalar.
 
     Raises:
         TypeError: `weight` is no number.
-        ValueError: `center` is another tree, or of other shapes.
+        ValueError: `center` has another structure or other shapes than `params`.
 
     Example:
         >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Which inputs of a custom derivative rule are being differentiated."""
+"""Find which inputs of a custom derivative rule are being differentiated."""
 
 from typing import Any
 
@@ -13,9 +13,13 @@ from jmeta._core.varying import axes_of, make_varying
 
 
 def differentiated(tangents: PyTree) -> list[tuple[str, Any]]:
-    """List the leaves with a tangent that is not symbolically zero, with their paths.
+    """List the tangents that are not symbolic zeros, with their paths.
 
-    For a rule defined with `symbolic_zeros=True`.
+    Args:
+        tangents: The tangents that a rule with `symbolic_zeros=True` gets.
+
+    Returns:
+        Pairs of a path, as a string, and a tangent.
     """
     return [
         (keystr(path), leaf)
@@ -26,7 +30,14 @@ def differentiated(tangents: PyTree) -> list[tuple[str, Any]]:
 
 
 def materialised(cotangents: PyTree) -> PyTree:
-    """The same tree with arrays of zeros in place of symbolic ones."""
+    """Replace symbolic zeros by arrays of zeros.
+
+    Args:
+        cotangents: The cotangents that a rule with `symbolic_zeros=True` gets.
+
+    Returns:
+        A tree of arrays.
+    """
 
     def array(x):
         if not isinstance(x, SymbolicZero):

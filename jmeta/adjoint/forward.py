@@ -1,4 +1,4 @@
-"""Differentiate a loop by carrying tangents along with it."""
+"""Differentiate a loop by forward mode, with tangents beside its carry."""
 
 import dataclasses
 import functools
@@ -26,20 +26,21 @@ _LIMIT = "It is the most numbers that may be differentiated."
 class ForwardMode:
     """Forward mode: constant memory in the number of steps, for a few scalars.
 
-    Carries one tangent of the parameters and the optimizer's state for each number
-    that is differentiated: learning rates, momenta, knots of a schedule. It works
-    under `jax.grad` as under `jax.jvp`; the tangents are computed with the loop, and
-    what is left to transpose is one small product. Also called real-time recurrent
-    learning or RTHO.
+    The loop carries one tangent of the parameters and the optimizer's state for each
+    number that is differentiated: learning rates, momenta, knots of a schedule. It
+    works under `jax.grad` as well as under `jax.jvp`: the tangents are computed with
+    the loop, so reverse mode transposes only one small product. The method is also
+    called real-time recurrent learning or RTHO.
 
     Args:
-        limit: Most numbers to carry a tangent for. An array of `steps` rates counts
-            `steps`; a callable hyperparameter counts what it captures.
+        limit: Largest number of scalars that may be differentiated, from 0. An array of
+            `steps` rates counts `steps`; a callable hyperparameter counts the numbers
+            that it captures.
 
     Raises:
         TypeError: `limit` is no integer.
-        ValueError: More numbers are differentiated than `limit`; says how many. Use
-            `Unroll` for initial parameters, data and learned losses.
+        ValueError: More numbers are differentiated than `limit`; the message says how
+            many. Use `Unroll` for initial parameters, data and learned losses.
 
     Example:
         >>> import jax, jmeta
@@ -72,13 +73,13 @@ class ForwardMode:
         """Run the loop so that its derivative is carried forward with it."""
         gradient = reverse_gradient(loop.objective)
 
-        def run(carry, xs):
+        def run_loop(carry, xs):
             steps = functools.partial(scan, steps=loop.steps)
             return _active.run_active_steps(
                 loop._replace(carry=carry, xs=xs), gradient, steps
             )
 
-        pure, captured, _ = hoist(run, loop.carry, loop.xs)
+        pure, captured, _ = hoist(run_loop, loop.carry, loop.xs)
         carry = loop.carry
         inputs = _Inputs(captured, carry.params, carry.opt_state, carry.state, loop.xs)
 
@@ -125,7 +126,7 @@ class _Inputs(NamedTuple):
 
 
 def _forward(fun, inputs, inputs_dot):
-    """The outputs and their tangents, in one pass with a tangent for each number."""
+    """Compute the outputs and their tangents in one pass over the loop."""
     leaves, treedef = jax.tree.flatten(inputs)
     dots = [dot if differentiated(dot) else None for dot in jax.tree.leaves(inputs_dot)]
     pairs = zip(leaves, dots, strict=True)
@@ -146,7 +147,7 @@ def _forward(fun, inputs, inputs_dot):
         )
 
     def column(j):
-        """The derivative of every output with respect to the j-th number."""
+        """Return the derivative of every output with respect to the j-th number."""
         direction, start = [], 0
         for x in moving:
             size = _count(x)
@@ -168,30 +169,30 @@ def _forward(fun, inputs, inputs_dot):
 
 
 def _combine(jacobian, dots):
-    """Sum of the Jacobian's rows, weighted with the inputs' tangents."""
+    """Sum the Jacobian's rows, weighted with the inputs' tangents."""
     total, start = jnp.zeros(jacobian.shape[1:], jacobian.dtype), 0
     for dot in dots:
         rows = jacobian[start : start + dot.size]
         dot = dot.astype(rows.real.dtype)
-        # accelerators round the factors of a product by default
+        # at the default precision accelerators would round the factors of a product
         total = total + jnp.tensordot(dot, rows, axes=1, precision="highest")
         start += dot.size
     return total
 
 
 def _count(x):
-    """How many real numbers an array holds."""
+    """Count the real numbers that an array holds."""
     return 2 * jnp.size(x) if jnp.iscomplexobj(x) else jnp.size(x)
 
 
 def _reals(x):
-    """An array's numbers in a row: real parts, then imaginary ones if it has them."""
+    """Flatten an array to real numbers: real parts, then any imaginary parts."""
     parts = [x.real, x.imag] if jnp.iscomplexobj(x) else [x]
     return jnp.concatenate([jnp.ravel(part) for part in parts])
 
 
 def _like(reals, x):
-    """The array like `x` whose numbers are in a row."""
+    """Rebuild an array like `x` from its real numbers in a row."""
     if jnp.iscomplexobj(x):
         real, imag = jnp.split(reals, 2)
         return jax.lax.complex(real, imag).reshape(x.shape)

@@ -17,17 +17,17 @@ from jmeta._core.varying import make_varying, varying_axes
 from jmeta._jaxpr.hoist import hoist
 from jmeta._jaxpr.selecting import with_selections
 from jmeta.adjoint import _active, _check
-from jmeta.adjoint._base import Loop, Outcome, first_slice, missing_output, scan
+from jmeta.adjoint._base import (
+    Condition,
+    Loop,
+    Outcome,
+    first_slice,
+    missing_output,
+    scan,
+)
 from jmeta.adjoint._gradient import reverse_gradient
 from jmeta.adjoint._symbolic import differentiated
-from jmeta.adjoint.solvers import CG, GMRES, Neumann, NormalCG
-
-Condition = Callable[[PyTree], PyTree]
-"""`params -> residual`, a tree like the parameters, which is 0 at the solution."""
-
-
-Solver = CG | NormalCG | GMRES | Neumann | Callable[..., PyTree]
-"""`(matvec, b) -> x`, the solution of `matvec(x) = b`."""
+from jmeta.adjoint.solvers import CG, Solver
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,17 +48,17 @@ class StationaryPoint:
     """
 
     def residual(self, loop: Loop, carry: Any, x: PyTree, params: PyTree) -> PyTree:
-        """The inner gradient at `params`."""
+        """Return the inner gradient at `params`."""
         inputs = loop.inputs(carry, x)
         return reverse_gradient(loop.objective)(params, inputs)[1]
 
 
 @dataclasses.dataclass(frozen=True)
 class FixedPoint:
-    """A step of the optimizer, from where its state ended, does not move.
+    """A step of the optimizer from its last state does not move the parameters.
 
-    What the optimizer adds to the gradient, such as a weight decay, belongs to this
-    condition and can be differentiated.
+    Terms that the optimizer adds to the gradient, such as a weight decay, belong to
+    this condition and can be differentiated.
 
     Example:
         >>> import jax, jax.numpy as jnp, jmeta
@@ -79,7 +79,7 @@ class FixedPoint:
     """
 
     def residual(self, loop: Loop, carry: Any, x: PyTree, params: PyTree) -> PyTree:
-        """What a step takes from `params`."""
+        """Return `params` minus the parameters after one more step."""
         step = loop.make_step(reverse_gradient(loop.objective))
         new, _ = step(carry._replace(params=params), x)
         return jax.tree.map(jnp.subtract, params, new.params)
@@ -87,14 +87,15 @@ class FixedPoint:
 
 @dataclasses.dataclass(frozen=True)
 class Root:
-    """A condition of the user's: `fn(params)` is 0.
+    """A condition given as a function of the parameters: `fn(params)` is 0.
 
     Args:
-        fn: From parameters to a tree like them; may capture traced values.
+        fn: Function from the parameters to a tree of the same shapes and dtypes; it may
+            capture traced values.
 
     Raises:
         TypeError: `fn` is no function.
-        ValueError: It gives a tree, shapes or dtypes unlike the parameters'.
+        ValueError: `fn` gives a tree, shapes or dtypes unlike the parameters'.
 
     Example:
         >>> import jax, jax.numpy as jnp, jmeta
@@ -111,17 +112,17 @@ class Root:
         [2.0, 0.25]
     """
 
-    fn: Condition
+    fn: Callable[[PyTree], PyTree]
 
     def __post_init__(self):
         validate.function("fn", self.fn, use="It maps parameters to a tree like them.")
         validate.takes("fn", self.fn, "params")
 
     def residual(self, loop: Loop, carry: Any, x: PyTree, params: PyTree) -> PyTree:
-        """`fn` at `params`."""
+        """Return `fn(params)`."""
         del loop, carry, x
         residual = self.fn(params)
-        _check.residual(residual, params)
+        _check.residual("fn", residual, params)
         return residual
 
 
@@ -135,22 +136,25 @@ class Implicit:
         dF/dp dp = -dF/dtheta dtheta
 
     gives the derivative of `run.params` by one linear solve, in forward and in reverse
-    mode. It is as good as the loop converged: look at `run.residual`. Only
+    mode. It is accurate only where the loop has converged: look at `run.residual`. Only
     `run.params` carries a derivative.
 
-    Where the loop starts, and settings such as the learning rate, do not move the
+    The initial parameters, and settings such as the learning rate, do not move the
     solution; differentiating them raises. For a loop that stays near its start (iMAML)
     write `inner_loop(objective, stop_gradient(meta), ...)` with an objective that
     captures `meta` and contains `proximal(params, meta, weight)`.
 
     Args:
-        solver: `CG()`, for a symmetric positive definite dF/dp such as the Hessian at a
-            minimum; `NormalCG()` or `GMRES()` for any other; `Neumann()`; or a function
-            `(matvec, b) -> x` of yours, which can be transposed.
-        condition: `StationaryPoint()`; `FixedPoint()`, which a transform's own weight
-            decay needs, since the loss does not contain it; or `Root(fn)`.
-        tol: Stop as soon as the condition's norm is at most this; `steps` is then a
-            maximum and `run.steps_taken` says how many were taken.
+        solver: Solver of the linear system: `CG()` for a symmetric positive definite
+            dF/dp such as the Hessian at a minimum; `NormalCG()` or `GMRES()` for any
+            other; `Neumann()`; or a function `(matvec, b) -> x` that can be transposed,
+            see `jmeta.adjoint.Solver`.
+        condition: The condition F: `StationaryPoint()`; `FixedPoint()`, which a
+            transform's own weight decay needs, since the loss does not contain it;
+            `Root(fn)`; or an object of your own, see `jmeta.adjoint.Condition`.
+        tol: Stop as soon as the norm of F is at most this number. `steps` is then a
+            maximum and `run.steps_taken` says how many steps were taken. None takes all
+            steps.
 
     Raises:
         TypeError: A setting of the wrong kind.
@@ -175,15 +179,12 @@ class Implicit:
     """
 
     solver: Solver = CG()  # noqa: RUF009 (frozen)
-    condition: StationaryPoint | FixedPoint | Root = StationaryPoint()
+    condition: Condition = StationaryPoint()
     tol: float | None = None
 
     def __post_init__(self):
         _check.solver(self.solver)
-        use = "Wrap a function: `Root(fn)`." if callable(self.condition) else ""
-        conditions = StationaryPoint, FixedPoint, Root
-        must = "`StationaryPoint()`, `FixedPoint()` or `Root(fn)`"
-        validate.instance("condition", self.condition, conditions, must, use=use)
+        _check.condition(self.condition, (StationaryPoint, FixedPoint, Root))
         if self.tol is not None:
             validate.number("tol", self.tol, low=0.0, below=float("inf"))
 
@@ -202,13 +203,18 @@ class Implicit:
         last = jax.tree.map(lambda x: x[-1], loop.xs)
 
         def condition(params, carry):
-            return self.condition.residual(loop, carry, last, params)
+            residual = self.condition.residual(loop, carry, last, params)
+            _check.residual("condition", residual, params)
+            return residual
 
         def run_loop(carry, xs):
             return self._run(loop._replace(carry=carry, xs=xs), condition)
 
         run, moving, _ = hoist(run_loop, loop.carry, loop.xs)
         residual, theta, _ = hoist(condition, loop.carry.params, loop.carry)
+        # `theta`, what the condition captures, moves the solution; the loop's other
+        # captures do not. Both traces capture a value as the same Python object, and
+        # traced values cannot be compared, so identity matches the two lists.
         inert = [x for x in moving if not any(x is y for y in theta)]
         carry = loop.carry
         inputs = _Inputs(
@@ -284,7 +290,7 @@ class Implicit:
         return carry, ys, t
 
     def _theorem(self, condition, params, theta, theta_dot):
-        """The solution's tangent: minus the inverse of dF/dp times dF/dtheta."""
+        """Return the solution's tangent, which solves dF/dp dp = -dF/dtheta dtheta."""
         condition = with_selections(condition)
         is_moving = [bool(differentiated(dot)) for dot in theta_dot]
         moving = [x for x, m in zip(theta, is_moving, strict=True) if m]
@@ -303,7 +309,16 @@ class Implicit:
 
 
 class _Inputs(NamedTuple):
-    """A loop's inputs, apart from each other by whether they move the solution."""
+    """A loop's inputs, with its captures split by whether the condition has them.
+
+    Attributes:
+        theta: The values that the condition captures.
+        captured: The other values that the loop captures.
+        params: The initial parameters.
+        opt_state: The optimizer's first state.
+        state: The model's first state.
+        per_step: The slices of all steps.
+    """
 
     theta: list[Any]
     captured: list[Any]

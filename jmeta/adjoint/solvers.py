@@ -2,13 +2,13 @@
 
 A solver is called with `matvec`, a linear function of a pytree, and a right-hand side,
 and gives an approximate solution of `matvec(x) = b`. It can be transposed, so the same
-object serves forward and reverse mode. Half precision is solved in float32, in which
-only the products with the matrix are rounded.
+object serves forward and reverse mode. Systems in half precision are solved in float32;
+only the products with the matrix are rounded to half precision.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,28 @@ from jmeta._core.typing import PyTree
 from jmeta._core.varying import varying_axes
 
 MatVec = Callable[[PyTree], PyTree]
+"""A matrix as a function: `x -> matrix @ x`, linear, for a pytree `x`."""
+
+
+class Solver(Protocol):
+    """What `Implicit` takes as its `solver`: `(matvec, b) -> x`.
+
+    A function or an object of your own serves as well as `CG`, `NormalCG`, `GMRES` and
+    `Neumann`. Reverse mode transposes the solver, so it must be linear in `b` and made
+    of operations that JAX can transpose, such as `jax.lax.custom_linear_solve`.
+    """
+
+    def __call__(self, matvec: MatVec, b: PyTree, /) -> PyTree:
+        """Solve `matvec(x) = b`.
+
+        Args:
+            matvec: The matrix as a linear function from a tree like `b` to another.
+            b: The right-hand side, a pytree of float arrays.
+
+        Returns:
+            The solution, a tree like `b` with its shapes and dtypes.
+        """
+        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,11 +51,12 @@ class CG:
     The Hessian of the inner loss at a minimum is one.
 
     Args:
-        tol: Stop when the residual's norm is below `tol` times that of `b`, below 1;
-            default 1e-10 in float64, 1e-6 in float32, in half precision its rounding
-            error (bfloat16 8e-3, float16 1e-3).
-        maxiter: Most iterations; default ten times the number of unknowns.
-        damping: Added to the diagonal, from 0: steadier and biased.
+        tol: Stop when the residual's norm is below `tol` times the norm of `b`; from 0
+            and below 1. Default 1e-10 in float64, 1e-6 in float32, and the rounding
+            error in half precision (bfloat16 8e-3, float16 1e-3).
+        maxiter: Most iterations, from 1; default ten times the number of unknowns.
+        damping: Number from 0 that is added to the diagonal. It makes the solution
+            steadier and biased.
 
     Raises:
         TypeError: A setting of the wrong kind, or `b` is no tree of float arrays.
@@ -75,13 +98,17 @@ class NormalCG:
     """Conjugate gradients on the normal equations: for any invertible matrix.
 
     Args:
-        tol: As in `CG`, for the normal equations.
-        maxiter: Most iterations; default ten times the number of unknowns.
-        damping: Added to the diagonal of the normal equations' matrix, from 0.
+        tol: Stop when the residual's norm in the normal equations is below `tol` times
+            the norm of their right-hand side; from 0 and below 1. The default depends
+            on the precision, see `CG`.
+        maxiter: Most iterations, from 1; default ten times the number of unknowns.
+        damping: Number from 0 that is added to the diagonal of the normal equations'
+            matrix.
 
     Raises:
-        TypeError: As in `CG`.
-        ValueError: As in `CG`.
+        TypeError: A setting of the wrong kind, or `b` is no tree of float arrays.
+        ValueError: A setting with which the solution would be 0, or `matvec` does not
+            keep the tree, shapes and dtypes of `b`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -114,14 +141,16 @@ class GMRES:
     """Generalized minimal residuals: for any invertible matrix, with memory `restart`.
 
     Args:
-        tol: As in `CG`.
-        maxiter: Most restarts; default ten times the number of unknowns.
-        restart: Vectors kept between restarts.
-        damping: Added to the diagonal, from 0.
+        tol: Stop when the residual's norm is below `tol` times the norm of `b`; from 0
+            and below 1. The default depends on the precision, see `CG`.
+        maxiter: Most restarts, from 1; default ten times the number of unknowns.
+        restart: Number of vectors kept between restarts, from 1.
+        damping: Number from 0 that is added to the diagonal.
 
     Raises:
-        TypeError: As in `CG`.
-        ValueError: As in `CG`, or it is called inside `jax.shard_map` with
+        TypeError: A setting of the wrong kind, or `b` is no tree of float arrays.
+        ValueError: A setting with which the solution would be 0; `matvec` does not keep
+            the tree, shapes and dtypes of `b`; or a call inside `jax.shard_map` with
             `check_vma=True`, which JAX's own GMRES does not support.
 
     Example:
@@ -168,14 +197,15 @@ class Neumann:
         x = scale * sum over k < terms of (1 - scale * matrix)**k b
 
     Args:
-        terms: How many, from 1.
-        scale: Above 0 and below 2 over the matrix's largest eigenvalue, or the series
-            diverges; for an inner loop of gradient descent its learning rate, and 1
-            with `FixedPoint()`.
+        terms: Number of terms of the series, from 1.
+        scale: Number above 0. The series diverges unless it is below 2 over the
+            matrix's largest eigenvalue. For an inner loop of gradient descent use the
+            learning rate, and 1 with `FixedPoint()`.
 
     Raises:
-        TypeError: As in `CG`.
-        ValueError: As in `CG`.
+        TypeError: A setting of the wrong kind, or `b` is no tree of float arrays.
+        ValueError: A setting outside its range, or `matvec` does not keep the tree,
+            shapes and dtypes of `b`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -195,7 +225,7 @@ class Neumann:
         validate.number("scale", self.scale, above=0.0, below=float("inf"))
 
     def __call__(self, matvec: MatVec, b: PyTree) -> PyTree:
-        """Solve `matvec(x) = b`, roughly."""
+        """Solve `matvec(x) = b` approximately, by the first terms of the series."""
         _check_system(matvec, b)
 
         def term(carry, _):
@@ -212,7 +242,7 @@ class Neumann:
 
 
 def _check_settings(tol: Any, maxiter: Any, damping: Any) -> None:
-    """What the solvers share; with any other they would give no solution."""
+    """Refuse settings with which a solver would give no solution."""
     if tol is not None:
         validate.number("tol", tol, low=0.0, below=1.0, use=_ZERO)
     if maxiter is not None:
@@ -224,7 +254,7 @@ _ZERO = "Leave it out for the default; a solver that takes no step gives 0."
 
 
 def _check_system(matvec: Any, b: Any) -> None:
-    """`matvec` maps trees like `b`, which are floats, to trees like `b`."""
+    """Require `b` to be a tree of floats, and `matvec` to map it to a tree like it."""
     validate.strategy("matvec", matvec, "a linear function of a tree like `b`", "x")
 
     def checked(x):
@@ -254,9 +284,10 @@ def _check_system(matvec: Any, b: Any) -> None:
 def _widened(
     solve: Callable[..., tuple[PyTree, Any]], matvec: MatVec, b: PyTree, options: Any
 ) -> PyTree:
-    """Solve in float32 what is in half precision.
+    """Solve in float32 a system that is in half precision.
 
-    LAPACK has none of it, and dot products of it are too rough to be orthogonal.
+    LAPACK has no routines for half precision, and its dot products are too rough to
+    keep the solvers' directions orthogonal.
     """
 
     def wide(tree):
@@ -280,6 +311,6 @@ def _tol(tol: float | None, b: PyTree) -> float:
     if tol is not None:
         return tol
     precision = jnp.finfo(widest(*jax.tree.leaves(b)))
-    # below a few rounding errors the residual does not fall
+    # the residual does not fall below a few rounding errors
     defaults = {64: 1e-10, 32: 1e-6}
     return defaults.get(precision.bits, float(precision.eps))

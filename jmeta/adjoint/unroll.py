@@ -1,4 +1,4 @@
-"""Differentiate a loop by going back through its steps."""
+"""Differentiate a loop by reverse mode through its steps."""
 
 import dataclasses
 import functools
@@ -28,18 +28,19 @@ _ORDER = "1 is first order, 2 exact."
 class Unroll:
     """Reverse mode through the unrolled loop: exact, for any number of inputs.
 
-    Backpropagation through training, as `higher` does it, with far less memory: a step
-    is recomputed when the derivative comes back through it. The default keeps the
-    carry (parameters and optimizer state) and the inner gradient of every step;
-    `checkpoint="nested"` keeps about `2 * sqrt(steps)` of them, for one more forward
-    pass. `mixed=False` and `checkpoint=None` give what JAX does by itself.
+    This is backpropagation through training, as `higher` does it, with far less memory:
+    a step is recomputed when the derivative comes back through it. The default stores
+    the carry (parameters and optimizer state) and the inner gradient of every step.
+    `checkpoint="nested"` stores about `2 * sqrt(steps)` of them, for one more forward
+    pass. `mixed=False` with `checkpoint=None` is what JAX does by itself.
 
     Args:
-        mixed: Transpose the inner gradient by a forward-over-reverse Hessian-vector
-            product. Reverse mode of any order goes through this, and forward mode of a
-            reverse one: `jax.hessian`, `jax.jvp` of `jax.grad`. Forward mode of the
-            loop itself (`jax.jvp`, `jax.jacfwd`, `jax.grad` of `jax.jvp`, what
-            `jax.linearize` returns) cannot; use `ForwardMode` or `mixed=False` for it.
+        mixed: Whether to transpose the inner gradient by a forward-over-reverse
+            Hessian-vector product. Reverse mode of any order goes through this, and
+            forward mode of a reverse one: `jax.hessian`, `jax.jvp` of `jax.grad`.
+            Forward mode of the loop itself (`jax.jvp`, `jax.jacfwd`, `jax.grad` of
+            `jax.jvp`, what `jax.linearize` returns) cannot; use `ForwardMode` or
+            `mixed=False` for it.
             Under `jax.jit` it is JAX's own TypeError that says so, when it compiles.
             It needs true derivatives. A loss with a rule that neither JAX nor jmeta
             defines (`jax.custom_jvp`, `jax.custom_vjp`, an approximate solve) is
@@ -48,13 +49,13 @@ class Unroll:
         checkpoint: What is stored: None everything, `"step"` the carry (with `mixed`
             the inner gradient too), `"nested"` the carry at the borders of
             `sqrt(steps)` blocks.
-        last: Truncate: only the last so many of the `steps` carry derivative, taken or
-            not (`active`). The derivative with respect to the initial parameters is 0
-            when `last < steps`.
-        order: 2, or 1 for a first-order method (FOMAML): the inner gradient is a
-            constant. Raises when something that acts only through it, such as a value
-            that the loss captures, is differentiated.
-        unroll: `jax.lax.scan`'s: steps in one iteration of the compiled loop.
+        last: Number of steps at the end that carry a derivative, None for all; steps
+            that `active` leaves out count too. The derivative with respect to the
+            initial parameters is 0 when `last < steps`.
+        order: 2, or 1 for a first-order method (FOMAML), where the inner gradient is a
+            constant. With 1, differentiating a value that acts only through the inner
+            gradient, such as one that the loss captures, raises.
+        unroll: Steps in one iteration of the compiled loop, as for `jax.lax.scan`.
 
     Raises:
         TypeError: A setting of another type, or forward mode through `mixed`.
@@ -99,7 +100,7 @@ class Unroll:
         try:
             return self._run(loop)
         except (TypeError, NotImplementedError) as error:
-            # the words by which JAX keeps a tangent out of a reverse-mode rule
+            # these words are in JAX's messages about forward mode of a `custom_vjp`
             words = "custom_vjp", "custom_lin"
             mixed = self.mixed and self.order == 2
             if not (mixed and any(word in str(error) for word in words)):
@@ -142,7 +143,7 @@ class Unroll:
         return mixed_gradient(objective, rolled=self.unroll == 1)
 
     def _without_derivative(self, loop):
-        """Run steps from which no derivative comes back, whatever they capture."""
+        """Run steps that carry no derivative, whatever they capture."""
 
         def scan(step, carry, xs):
             def cut_step(carry, x):
@@ -166,7 +167,7 @@ class Unroll:
         return self._nested(step, carry, xs, steps)
 
     def _nested(self, step: Step, carry, xs, steps: int):
-        """Recompute blocks of about sqrt(steps) steps, and the steps within them."""
+        """Scan blocks of about sqrt(steps) steps, each of which is recomputed."""
         inner = math.isqrt(steps)
         outer = steps // inner
         odd = steps - outer * inner

@@ -36,6 +36,13 @@ def as_half(matvec, b):
     return jax.tree.map(lambda x: x.astype(jnp.float16), b)
 
 
+class OneArgument:
+    """A condition whose method takes the parameters alone."""
+
+    def residual(self, params):
+        return params
+
+
 def solution(condition, solver: Any = CG()):  # noqa: B008 (frozen, without state)
     """The derivative of a loop's end, where the condition is looked at."""
 
@@ -232,6 +239,10 @@ ROWS = [
     WrongCall(
         *("Implicit-condition-function", make(Implicit, condition=lambda p: p)),
         *(TypeError, "condition", "the function <lambda>", "`Root(fn)`"),
+    ),
+    WrongCall(
+        *("Implicit-condition-residual", make(Implicit, condition=OneArgument())),
+        *(TypeError, "condition", "(params)", "4 arguments"),
     ),
     WrongCall(
         *("Implicit-condition-string", make(Implicit, condition="fixed point")),
