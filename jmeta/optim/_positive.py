@@ -36,7 +36,7 @@ def positive(jaxpr: jex.Jaxpr) -> set[jex.Var]:
 
 def _literal(literal: jex.Literal) -> float | None:
     value: Any = literal.val
-    if jnp.size(value) != 1 or not value >= 0:
+    if jnp.size(value) != 1 or jnp.iscomplexobj(value) or not value >= 0:
         return None
     return float(value)
 
