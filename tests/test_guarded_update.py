@@ -178,6 +178,19 @@ def alone(tx):
     return own.mark_finite(optax.with_extra_args_support(tx))
 
 
+def test_complex_numbers_in_an_update():
+    turned = lambda g: -0.1 * jnp.real(jnp.sqrt(g**2) * (2.0 + 1.0j))
+    tx = optax.stateless(lambda grads, params: jax.tree.map(turned, grads))
+
+    def end(w):
+        return jmeta.inner_loop(lambda w: jnp.sum(w**2), w, tx, 1).params.sum()
+
+    # w - 0.2 |2 w|, at 0 with slope 0 of the root
+    assert_trees_close(
+        jax.grad(end)(jnp.array([1.0, 0.0])), jnp.array([0.6, 1.0]), 1e-12
+    )
+
+
 OURS = {
     name: getattr(jmeta.optim, name)
     for name in ("adam", "lbfgs", "rprop", "sgd", "sparse_adam")

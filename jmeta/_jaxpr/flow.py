@@ -13,7 +13,7 @@ import jax.extend.core as jex
 
 from jmeta._compat import scan_counts, split_constants
 from jmeta._core.tree import is_inexact
-from jmeta._jaxpr.interpret import AnyJaxpr, apply_equation, called_jaxpr, walk
+from jmeta._jaxpr.interpret import AnyJaxpr, apply_equation, called_jaxpr, evaluate
 from jmeta._jaxpr.rules import rule_origin
 
 Indices = frozenset[Any]
@@ -106,7 +106,7 @@ class _Flow:
 
         inner, _ = split_constants(jaxpr)
         inputs = self.floats(inner.invars, inputs)
-        return walk(jaxpr, visit, inputs, lambda constant: frozenset())
+        return evaluate(jaxpr, visit, inputs, lambda constant: frozenset())
 
     def floats(self, variables, indices, eqn=None) -> list[Indices]:
         """Cut the indices where a variable is no float."""

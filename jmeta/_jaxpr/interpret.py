@@ -1,6 +1,6 @@
 """Walk through a jaxpr with a visitor that computes the outputs of each equation.
 
-`walk` calls the visitor for the equations in the order in which they run, and passes
+`evaluate` calls the visitor for the equations in the order in which they run, and passes
 the outputs on to later equations. The visitor chooses what stands for a value: an
 array, an array with facts about it, or the facts alone. Four parts of jmeta are such
 visitors: they replace convolutions, keep derivatives finite, find where a NaN arises
@@ -37,7 +37,7 @@ Run = Callable[[AnyJaxpr, Sequence[Any]], Sequence[Any]]
 """`(jaxpr, inputs) -> outputs`, which runs a jaxpr within an equation."""
 
 
-def walk(
+def evaluate(
     jaxpr: AnyJaxpr,
     visit: Visit,
     inputs: Sequence[Any],
@@ -58,7 +58,10 @@ def walk(
         >>> import jax.numpy as jnp
         >>> names = lambda eqn, sets: [{eqn.primitive.name}.union(*sets)]
         >>> closed = jax.make_jaxpr(lambda x, y: (jnp.sin(x) * y, jnp.cos(y)))(1.0, 2.0)
-        >>> [sorted(s) for s in walk(closed, names, [set(), set()], lambda _: set())]
+        >>> [
+        ...     sorted(s)
+        ...     for s in evaluate(closed, names, [set(), set()], lambda _: set())
+        ... ]
         [['mul', 'sin'], ['cos']]
     """
     inner, consts = split_constants(jaxpr)

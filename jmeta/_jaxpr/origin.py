@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jmeta._compat import scan_counts
 from jmeta._core.tree import is_inexact
-from jmeta._jaxpr.interpret import AnyJaxpr, apply_equation, called_jaxpr, walk
+from jmeta._jaxpr.interpret import AnyJaxpr, apply_equation, called_jaxpr, evaluate
 from jmeta._jaxpr.primitives import source_line
 
 
@@ -81,7 +81,7 @@ def _run(jaxpr: AnyJaxpr, args: Sequence[Any]) -> list[_Value]:
         outputs = apply_equation(eqn, [value.array for value in inputs])
         return [_Value(x, eqn, k, inputs) for k, x in enumerate(outputs)]
 
-    return walk(jaxpr, visit, [*map(_Value, args)], _Value)
+    return evaluate(jaxpr, visit, [*map(_Value, args)], _Value)
 
 
 def _has_nan(x: Any) -> bool:

@@ -9,7 +9,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 
 from jmeta._core.tree import is_inexact
-from jmeta._jaxpr.interpret import Run, apply_equation, apply_with_inner, walk
+from jmeta._jaxpr.interpret import Run, apply_equation, apply_with_inner, evaluate
 from jmeta._jaxpr.primitives import has_primitive, inner_jaxprs
 
 
@@ -36,7 +36,7 @@ def with_selections(fun: Callable[..., Any]) -> Callable[..., Any]:
 
     def selecting(*args: Any) -> Any:
         closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
-        outs = walk(closed, _visit, jax.tree.leaves(args))
+        outs = evaluate(closed, _visit, jax.tree.leaves(args))
         return jax.tree.structure(shape).unflatten(outs)
 
     return selecting
@@ -69,7 +69,7 @@ def select_branch(
 
 def _visit(eqn: jex.JaxprEqn, values: list[Any]) -> Sequence[Any]:
     def run(jaxpr, values):
-        return walk(jaxpr, _visit, values)
+        return evaluate(jaxpr, _visit, values)
 
     if eqn.primitive.name == "cond":
         return select_branch(eqn, values, [*map(_moves, values)], run)

@@ -17,7 +17,7 @@ from jmeta._jaxpr.interpret import (
     apply_equation,
     apply_with_inner,
     enterable_jaxprs,
-    walk,
+    evaluate,
 )
 from jmeta.convolution import _sums
 from jmeta.convolution._choice import by_shape
@@ -140,7 +140,7 @@ def _evaluate(jaxpr: AnyJaxpr, args: Sequence[Any], rules: Rules) -> list[Any]:
             )
         return apply_equation(eqn, values) if outs is None else outs
 
-    return walk(jaxpr, visit, args)
+    return evaluate(jaxpr, visit, args)
 
 
 def _has_target(eqn: jex.JaxprEqn, rules: Rules) -> bool:

@@ -15,7 +15,7 @@ _OUTPUTS_ARE_INPUTS = frozenset(
 
 def bound_of_constant(constant: Any) -> float | None:
     """Lower bound of a constant: its value if it is one number of at least 0."""
-    if jnp.size(constant) != 1 or not constant >= 0:
+    if jnp.size(constant) != 1 or jnp.iscomplexobj(constant) or not constant >= 0:
         return None
     return float(constant)
 

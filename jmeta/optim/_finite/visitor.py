@@ -11,7 +11,13 @@ from jax.custom_derivatives import SymbolicZero
 
 from jmeta._core.derivative_rules import true_derivative
 from jmeta._core.tree import is_inexact
-from jmeta._jaxpr.interpret import JITS, AnyJaxpr, apply_with_inner, as_function, walk
+from jmeta._jaxpr.interpret import (
+    JITS,
+    AnyJaxpr,
+    apply_with_inner,
+    as_function,
+    evaluate,
+)
 from jmeta._jaxpr.primitives import has_primitive
 from jmeta._jaxpr.selecting import select_branch
 from jmeta.optim._finite.positive import (
@@ -133,7 +139,7 @@ def _evaluate(
     """A jaxpr's outputs with guards in it; `active=None` is all of its inputs."""
     active = active or [True] * len(args)
     operands = [_operand(x, flag) for x, flag in zip(args, active, strict=True)]
-    outs = walk(jaxpr, partial(_visit, guards), operands, _constant)
+    outs = evaluate(jaxpr, partial(_visit, guards), operands, _constant)
     return [out.value for out in outs]
 
 
