@@ -1,8 +1,8 @@
 """Walk through a jaxpr with a visitor that computes the outputs of each equation.
 
 `evaluate` calls the visitor for the equations in the order in which they run, and
-passes the outputs on to later equations. The visitor chooses what stands for a value: an
-array, an array with facts about it, or the facts alone. Four parts of jmeta are such
+passes the outputs on to later equations. The visitor chooses what stands for a value:
+an array, an array with facts about it, or the facts alone. Four parts of jmeta are such
 visitors: they replace convolutions, keep derivatives finite, find where a NaN arises
 and find what depends on what. An equation can hold jaxprs of its own (a loop, a branch,
 a call); a visitor walks through these with `called_jaxpr` or `apply_with_inner`.
