@@ -8,6 +8,7 @@ derivative by 0, gives NaN.
 import functools
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,7 +80,7 @@ def expected():
         grad = jax.value_and_grad(lambda args, n: outer(everything(PLAIN, args, n)))
         found = [jax.jit(grad, static_argnums=1)(arguments(), n) for n in (0, 1)]
         for _, grads in found:
-            assert all(map(np.all, map(np.isfinite, jax.tree.leaves(grads))))
+            chex.assert_tree_all_finite(grads)
         assert all(map(np.any, jax.tree.leaves(found[1][1])))
         return found
 

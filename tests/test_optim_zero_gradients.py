@@ -3,6 +3,7 @@
 The recorded ones were compared with differences of torch's own runs.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,8 +99,7 @@ def test_no_gradient_no_motion(name, adjoint):
         return run.params
 
     d_lr, d_params = jax.jit(jax.jacrev(final, argnums=(0, 1)))(jnp.array(0.1), start)
-    assert np.isfinite(d_lr).all()
-    assert np.isfinite(d_params).all()
+    chex.assert_tree_all_finite((d_lr, d_params))
     assert not d_lr[1:].any()
     assert (np.abs(d_lr[0]) > 0.1).all()
     assert_trees_close(d_params[2, :, 2], jnp.eye(2), rtol=0.0)
@@ -128,7 +128,6 @@ def test_dead_relu_and_zero_head():
             return loss(run.params)
 
         d_lr, d_params = jax.jit(jax.grad(outer, argnums=(0, 1)))(0.05, params)
-        assert np.isfinite(d_lr)
-        assert all(np.isfinite(g).all() for g in jax.tree.leaves(d_params))
+        chex.assert_tree_all_finite((d_lr, d_params))
         assert d_lr != 0
         assert d_params["head"].any()

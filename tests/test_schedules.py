@@ -1,6 +1,7 @@
 import functools
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -197,7 +198,7 @@ def test_settings_are_differentiable(make, values):
     assert_trees_close(grad, expected, rtol=F64_DIFFERENCE, atol=F64_DIFFERENCE)
     assert sum(abs(float(g)) for g in grad.values()) > 0.1
     hessian = jax.jit(jax.hessian(weighted))(values)
-    assert all(np.isfinite(leaf) for leaf in jax.tree.leaves(hessian))
+    chex.assert_tree_all_finite(hessian)
 
 
 @pytest.mark.parametrize("make", LEARNED.values(), ids=LEARNED)

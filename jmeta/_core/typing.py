@@ -1,13 +1,19 @@
 """Type aliases used across the package."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
-import jax
+import chex
 
 PyTree: TypeAlias = Any
-"""A tree of arrays: nested dicts, lists, tuples and registered dataclasses."""
+"""A tree of anything that JAX takes: arrays, states, keys, shapes, or None."""
 
-Key: TypeAlias = jax.Array
+Params: TypeAlias = (
+    "chex.ArrayTree | chex.Numeric | Iterable[Params] | Mapping[Any, Params]"
+)
+"""Parameters as a user gives them: a tree of arrays, some of which may be numbers."""
+
+Key: TypeAlias = chex.PRNGKey
 """A typed PRNG key, as `jax.random.key` makes it."""
 
 Path: TypeAlias = tuple[str, ...]

@@ -4,14 +4,14 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
 from jmeta._core import validate
 from jmeta._core.tree import split_by_path, strongly_typed
-from jmeta._core.typing import Key, Path, PyTree
+from jmeta._core.typing import Key, Params, Path, PyTree
 from jmeta._core.varying import in_shard_map, make_varying, varying_axes
 from jmeta._jaxpr.hoist import hoist
 from jmeta._loop import checks
@@ -114,7 +114,7 @@ class Run(NamedTuple):
 
 def inner_loop(
     apply_fn: Callable[..., Any],
-    params: PyTree,
+    params: Params,
     tx: optax.GradientTransformation,
     steps: int,
     *,
@@ -131,7 +131,7 @@ def inner_loop(
     adjoint: Adjoint = Unroll(),  # noqa: B008 (frozen, without state)
     history: bool = False,
     perturbations: PyTree = None,
-    active: ArrayLike | None = None,
+    active: chex.Numeric | None = None,
 ) -> Run:
     """Train for some steps, so that the whole result can be differentiated.
 

@@ -1,14 +1,15 @@
 """A penalty that keeps a loop near its start, for implicit differentiation."""
 
+import chex
 import jax
 import jax.numpy as jnp
 
 from jmeta._core import validate
-from jmeta._core.typing import PyTree
+from jmeta._core.typing import Params
 from jmeta.adjoint import _check
 
 
-def proximal(params: PyTree, center: PyTree, weight: jax.typing.ArrayLike) -> jax.Array:
+def proximal(params: Params, center: Params, weight: chex.Numeric) -> jax.Array:
     """Compute half the weighted squared distance from a center.
 
         0.5 * weight * ||params - center||^2

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import optax
-from jax.typing import ArrayLike
 
 from jmeta._core import validate
 from jmeta._core.typing import Key, PyTree
@@ -21,7 +21,7 @@ def imaml(
     steps: int,
     *,
     loss_fn: Callable[..., Any],
-    weight: ArrayLike,
+    weight: chex.Numeric,
     adjoint: Adjoint = Implicit(),  # noqa: B008 (frozen, without state)
 ) -> TaskLoss:
     """iMAML: initial weights near which every task has its solution.

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,7 +42,7 @@ class MAMLPlusPlusParams(NamedTuple):
 
 
 def maml_plus_plus_params(
-    params: PyTree, steps: int, lr: ArrayLike = 0.01, state: PyTree = None
+    params: PyTree, steps: int, lr: chex.Numeric = 0.01, state: PyTree = None
 ) -> MAMLPlusPlusParams:
     """Make MAML++'s first meta-parameters: one rate and statistics for all steps.
 
@@ -75,7 +76,7 @@ def maml_plus_plus_params(
     return MAMLPlusPlusParams(params, rates, jax.tree.map(repeat, state))
 
 
-def msl_weights(steps: int, epoch: ArrayLike, epochs: int) -> jax.Array:
+def msl_weights(steps: int, epoch: chex.Numeric, epochs: int) -> jax.Array:
     """Compute the paper's annealed weights of the loss after each step.
 
     Pass them to `maml_plus_plus` as `step_weights`. At epoch 0 all are equal. Then

@@ -3,15 +3,15 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
 from jmeta._core import validate
 from jmeta._core.settings import PerLeaf
 from jmeta._core.tree import strongly_typed
-from jmeta._core.typing import Key, PyTree
+from jmeta._core.typing import Key, Params, PyTree
 from jmeta.adjoint import Adjoint, Unroll
 from jmeta.algorithms._base import (
     Adapted,
@@ -36,7 +36,7 @@ class MetaSGDParams(NamedTuple):
     lr: PyTree
 
 
-def meta_sgd_params(params: PyTree, lr: ArrayLike = 0.01) -> MetaSGDParams:
+def meta_sgd_params(params: Params, lr: chex.Numeric = 0.01) -> MetaSGDParams:
     """Make Meta-SGD's first meta-parameters: the weights, and one rate for all entries.
 
     Args:

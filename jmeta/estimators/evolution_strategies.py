@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr, tree_leaves_with_path
-from jax.typing import ArrayLike
 
 from jmeta._core import validate
 from jmeta._core.keys import with_optional_key
@@ -108,7 +108,7 @@ class Naive:
 def es_value_and_grad(
     fn: Callable[..., Any],
     *,
-    sigma: ArrayLike,
+    sigma: chex.Numeric,
     samples: int,
     method: Estimator = Antithetic(),
     chunk_size: int | None = None,

@@ -4,19 +4,19 @@ import numbers
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
+import chex
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from jmeta._core import validate
 from jmeta._core.settings import PerLeaf, as_hyperparam, is_plain
 from jmeta._core.tree import allow_mixed_dtypes
 
-Schedule: TypeAlias = Callable[[ArrayLike], jax.Array]
+Schedule: TypeAlias = Callable[[chex.Numeric], jax.Array]
 """`step -> value`, elementwise in an integer step that counts updates from 0."""
 
 
-def as_float(name: str, value: ArrayLike) -> jax.Array:
+def as_float(name: str, value: chex.Numeric) -> jax.Array:
     """Convert a number to a strongly typed array of at least float32.
 
     Args:
@@ -32,12 +32,12 @@ def as_float(name: str, value: ArrayLike) -> jax.Array:
     return as_hyperparam(value, name, "a number or an array, which may be traced")
 
 
-def as_floats(**values: ArrayLike) -> tuple[jax.Array, ...]:
+def as_floats(**values: chex.Numeric) -> tuple[jax.Array, ...]:
     """Convert numbers by name to strongly typed arrays of at least float32."""
     return tuple(as_float(name, value) for name, value in values.items())
 
 
-def as_step(step: ArrayLike) -> jax.Array:
+def as_step(step: chex.Numeric) -> jax.Array:
     """Convert the step to an array of the default integer type.
 
     With 64 bits enabled this is int64. The quotient of two int32 would be a float32
@@ -96,7 +96,7 @@ def check_milestones(
     return tuple(sorted(steps))
 
 
-def check_share(positive: bool = False, **shares: ArrayLike) -> None:
+def check_share(positive: bool = False, **shares: chex.Numeric) -> None:
     """Refuse numbers outside [0, 1]. Arrays pass, since they may be learned.
 
     Args:
@@ -110,7 +110,7 @@ def check_share(positive: bool = False, **shares: ArrayLike) -> None:
 
 
 def cosine_wave(
-    high: jax.Array, low: jax.Array, step: jax.Array, T_max: ArrayLike
+    high: jax.Array, low: jax.Array, step: jax.Array, T_max: chex.Numeric
 ) -> jax.Array:
     """A wave that falls from `high` to `low` in `T_max` steps and rises again.
 

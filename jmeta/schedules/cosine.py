@@ -1,7 +1,7 @@
 """Rates that follow half waves of a cosine, with restarts or without."""
 
+import chex
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from jmeta.schedules._base import (
     Schedule,
@@ -14,7 +14,7 @@ from jmeta.schedules._base import (
 
 
 def cosine_annealing_lr(
-    lr: ArrayLike, T_max: int, eta_min: ArrayLike = 0.0
+    lr: chex.Numeric, T_max: int, eta_min: chex.Numeric = 0.0
 ) -> Schedule:
     """Let the rate fall along a cosine, as torch's CosineAnnealingLR.
 
@@ -50,7 +50,7 @@ def cosine_annealing_lr(
 
 
 def cosine_annealing_warm_restarts(
-    lr: ArrayLike, T_0: int, T_mult: int = 1, eta_min: ArrayLike = 0.0
+    lr: chex.Numeric, T_0: int, T_mult: int = 1, eta_min: chex.Numeric = 0.0
 ) -> Schedule:
     """Let the rate fall along a cosine over and over, as CosineAnnealingWarmRestarts.
 

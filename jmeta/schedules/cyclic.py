@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from jmeta._core import validate
 from jmeta._core.numerics import integer_power
@@ -18,14 +18,14 @@ from jmeta.schedules._base import (
 
 
 def cyclic_lr(
-    base_lr: ArrayLike,
-    max_lr: ArrayLike,
+    base_lr: chex.Numeric,
+    max_lr: chex.Numeric,
     step_size_up: float = 2000,
     step_size_down: float | None = None,
     *,
     mode: str = "triangular",
-    gamma: ArrayLike = 1.0,
-    scale_fn: Callable[[jax.Array], ArrayLike] | None = None,
+    gamma: chex.Numeric = 1.0,
+    scale_fn: Callable[[jax.Array], chex.Numeric] | None = None,
     scale_mode: str = "cycle",
 ) -> Schedule:
     """Raise the rate linearly and let it fall, over and over, as torch's CyclicLR.
@@ -70,14 +70,14 @@ def cyclic_lr(
 
 
 def cyclic_momentum(
-    base_momentum: ArrayLike = 0.8,
-    max_momentum: ArrayLike = 0.9,
+    base_momentum: chex.Numeric = 0.8,
+    max_momentum: chex.Numeric = 0.9,
     step_size_up: float = 2000,
     step_size_down: float | None = None,
     *,
     mode: str = "triangular",
-    gamma: ArrayLike = 1.0,
-    scale_fn: Callable[[jax.Array], ArrayLike] | None = None,
+    gamma: chex.Numeric = 1.0,
+    scale_fn: Callable[[jax.Array], chex.Numeric] | None = None,
     scale_mode: str = "cycle",
 ) -> Schedule:
     """Lower momentum while `cyclic_lr` raises the rate, as torch's CyclicLR.

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from jmeta._core import validate
 from jmeta._core.numerics import integer_power
@@ -20,7 +20,7 @@ from jmeta.schedules._base import (
 )
 
 
-def exponential_lr(lr: ArrayLike, gamma: ArrayLike) -> Schedule:
+def exponential_lr(lr: chex.Numeric, gamma: chex.Numeric) -> Schedule:
     """Multiply the rate by `gamma` at every step, as torch's ExponentialLR.
 
         lr * gamma ** step
@@ -43,9 +43,9 @@ def exponential_lr(lr: ArrayLike, gamma: ArrayLike) -> Schedule:
 
 
 def linear_lr(
-    lr: ArrayLike,
-    start_factor: ArrayLike = 1.0 / 3,
-    end_factor: ArrayLike = 1.0,
+    lr: chex.Numeric,
+    start_factor: chex.Numeric = 1.0 / 3,
+    end_factor: chex.Numeric = 1.0,
     total_iters: int = 5,
 ) -> Schedule:
     """Go linearly from one share of the rate to another, as torch's LinearLR.
@@ -89,7 +89,7 @@ def linear_lr(
 
 
 def polynomial_lr(
-    lr: ArrayLike, total_iters: int = 5, power: ArrayLike = 1.0
+    lr: chex.Numeric, total_iters: int = 5, power: chex.Numeric = 1.0
 ) -> Schedule:
     """Let the rate fall to 0 as a power of the steps left, as torch's PolynomialLR.
 
@@ -134,7 +134,9 @@ def polynomial_lr(
     return with_any_precision(schedule, lr, power)
 
 
-def lambda_lr(lr: ArrayLike, lr_lambda: Callable[[jax.Array], ArrayLike]) -> Schedule:
+def lambda_lr(
+    lr: chex.Numeric, lr_lambda: Callable[[jax.Array], chex.Numeric]
+) -> Schedule:
     """Multiply the rate by a function of the step, as torch's LambdaLR.
 
     Args:

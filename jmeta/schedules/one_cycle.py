@@ -2,8 +2,8 @@
 
 import math
 
+import chex
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from jmeta._core import validate
 from jmeta._core.tree import allow_mixed_dtypes
@@ -17,15 +17,15 @@ from jmeta.schedules._base import (
 
 
 def one_cycle_lr(
-    max_lr: ArrayLike,
+    max_lr: chex.Numeric,
     total_steps: int | None = None,
     *,
     epochs: int | None = None,
     steps_per_epoch: int | None = None,
     pct_start: float = 0.3,
     anneal_strategy: str = "cos",
-    div_factor: ArrayLike = 25.0,
-    final_div_factor: ArrayLike = 1e4,
+    div_factor: chex.Numeric = 25.0,
+    final_div_factor: chex.Numeric = 1e4,
     three_phase: bool = False,
 ) -> Schedule:
     """Raise the rate to `max_lr`, then let it fall far below, as torch's OneCycleLR.
@@ -87,8 +87,8 @@ def one_cycle_momentum(
     steps_per_epoch: int | None = None,
     pct_start: float = 0.3,
     anneal_strategy: str = "cos",
-    base_momentum: ArrayLike = 0.85,
-    max_momentum: ArrayLike = 0.95,
+    base_momentum: chex.Numeric = 0.85,
+    max_momentum: chex.Numeric = 0.95,
     three_phase: bool = False,
 ) -> Schedule:
     """Lower momentum while `one_cycle_lr` raises the rate, as torch's OneCycleLR.

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from jmeta._core import validate
 from jmeta._core.settings import is_plain
@@ -38,20 +38,20 @@ class ReduceLROnPlateau(NamedTuple):
     """
 
     init: Callable[[], PlateauState]
-    update: Callable[[ArrayLike, PlateauState], PlateauState]
+    update: Callable[[chex.Numeric, PlateauState], PlateauState]
 
 
 def reduce_lr_on_plateau(
-    lr: ArrayLike,
+    lr: chex.Numeric,
     mode: str = "min",
-    factor: ArrayLike = 0.1,
+    factor: chex.Numeric = 0.1,
     patience: int = 10,
     *,
-    threshold: ArrayLike = 1e-4,
+    threshold: chex.Numeric = 1e-4,
     threshold_mode: str = "rel",
     cooldown: int = 0,
-    min_lr: ArrayLike = 0.0,
-    eps: ArrayLike = 1e-8,
+    min_lr: chex.Numeric = 0.0,
+    eps: chex.Numeric = 1e-8,
 ) -> ReduceLROnPlateau:
     """Multiply the rate by `factor` when a metric stalls, as torch's ReduceLROnPlateau.
 
@@ -114,7 +114,7 @@ def reduce_lr_on_plateau(
         worst = jnp.full((), sign * jnp.inf, jnp.result_type(float))
         return PlateauState(lr, worst, zero, zero)
 
-    def update(metric: ArrayLike, state: PlateauState) -> PlateauState:
+    def update(metric: chex.Numeric, state: PlateauState) -> PlateauState:
         use = "Begin with `init()` and pass on what `update` returns."
         validate.instance("state", state, PlateauState, "a `PlateauState`", use=use)
         metric = as_float("metric", metric).astype(state.best.dtype)

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
+import chex
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from jmeta._core.numerics import integer_power
 from jmeta.schedules._base import (
@@ -17,7 +17,7 @@ from jmeta.schedules._base import (
 )
 
 
-def step_lr(lr: ArrayLike, step_size: int, gamma: ArrayLike = 0.1) -> Schedule:
+def step_lr(lr: chex.Numeric, step_size: int, gamma: chex.Numeric = 0.1) -> Schedule:
     """Multiply the rate by `gamma` every `step_size` steps, as torch's StepLR.
 
         lr * gamma ** (step // step_size)
@@ -45,7 +45,7 @@ def step_lr(lr: ArrayLike, step_size: int, gamma: ArrayLike = 0.1) -> Schedule:
 
 
 def multi_step_lr(
-    lr: ArrayLike, milestones: Iterable[int], gamma: ArrayLike = 0.1
+    lr: chex.Numeric, milestones: Iterable[int], gamma: chex.Numeric = 0.1
 ) -> Schedule:
     """Multiply the rate by `gamma` at each milestone, as torch's MultiStepLR.
 
@@ -78,7 +78,7 @@ def multi_step_lr(
 
 
 def constant_lr(
-    lr: ArrayLike, factor: ArrayLike = 1.0 / 3, total_iters: int = 5
+    lr: chex.Numeric, factor: chex.Numeric = 1.0 / 3, total_iters: int = 5
 ) -> Schedule:
     """Multiply the rate by `factor` for the first steps, as torch's ConstantLR.
 

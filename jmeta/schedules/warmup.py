@@ -1,7 +1,7 @@
 """A rate that warms up and then follows a cosine."""
 
+import chex
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from jmeta.schedules._base import (
     Schedule,
@@ -15,13 +15,13 @@ from jmeta.schedules._base import (
 
 
 def warmup_cosine(
-    peak: ArrayLike,
+    peak: chex.Numeric,
     total_iters: int,
     T_max: int,
     *,
-    start_factor: ArrayLike = 1.0 / 3,
-    end_factor: ArrayLike = 1.0,
-    eta_min: ArrayLike = 0.0,
+    start_factor: chex.Numeric = 1.0 / 3,
+    end_factor: chex.Numeric = 1.0,
+    eta_min: chex.Numeric = 0.0,
 ) -> Schedule:
     """Raise the rate linearly to its peak, then let it fall along a cosine.
 

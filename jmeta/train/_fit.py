@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from jmeta._core.typing import Key, PyTree
+from jmeta._core.typing import Key, Params, PyTree
 from jmeta.train import _arguments
 from jmeta.train._arguments import Validation
 from jmeta.train._checkpoints import Checkpoints
@@ -53,7 +53,7 @@ class Fitted(NamedTuple):
 
 def fit(
     task_loss: Callable[..., Any],
-    meta_params: PyTree,
+    meta_params: Params,
     tx: optax.GradientTransformation,
     sample: Callable[[Key], PyTree],
     steps: int,

@@ -36,6 +36,10 @@ def mse(outputs, targets):
     return jnp.mean((outputs - targets) ** 2)
 
 
+def build_params(params: Any):
+    return alg.meta_sgd_params(params)
+
+
 def build(name="maml", apply_fn=linear, tx: Any = SGD, steps: Any = 1, **kwargs: Any):
     return BUILDERS[name](apply_fn, tx, steps, **({"loss_fn": mse} | kwargs))
 
@@ -200,7 +204,7 @@ ROWS = [
         *(ValueError, "step_weights", "shape (3,)", "msl_weights"),
     ),
     WrongCall(
-        *("meta_sgd_params-module", lambda: alg.meta_sgd_params(linear)),
+        *("meta_sgd_params-module", lambda: build_params(linear)),
         *(TypeError, "params", "the function linear", "initial weights"),
     ),
     WrongCall(
