@@ -17,7 +17,7 @@ from _report import Claim, report
 from transformer import problem as language, transformer
 
 import jmeta
-from jmeta.optim._finite.own import mark_finite
+from jmeta.optim._finite.update_guard import mark_finite
 
 TRANSFORMS = {
     "adam": optax.adam,

@@ -1,4 +1,8 @@
-"""Differences between versions of JAX, each with the versions that it is for."""
+"""Differences between versions of JAX, each with the versions that it is for.
+
+The oldest that is supported stands in `pyproject.toml`: when it passes the version that
+an entry names, the entry goes.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,11 +13,10 @@ import jax.extend.core as jex
 SCAN_FORGETS_RULES = jax.__version_info__ < (0, 12)
 """Whether a scan that is differentiated twice loses the rules of `jax.custom_jvp`.
 
-True before JAX 0.12. Remove it together with `jmeta._jaxpr.remembered`.
+True before JAX 0.12. When that is the oldest supported, remove it together with
+`jmeta._jaxpr.remembered` and its uses in `_loop/objective.py` and `_loop/step.py`, the
+primitive `remembered_call` in `_jaxpr/`, and the row of the README that warns of it.
 """
-
-JITS = frozenset({"jit", "pjit"})
-"""Names of the primitive of `jax.jit`; before JAX 0.8 it is `pjit`."""
 
 INLINED_CALLS = frozenset({"closed_call", "eval_jaxpr"})
 """Names of calls that JAX compiles inline; `eval_jaxpr` exists from JAX 0.12 on."""

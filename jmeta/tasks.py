@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jmeta._core import validate
-from jmeta._core.keys import with_optional_key
+from jmeta._core.key_argument import with_optional_key
 from jmeta._core.typing import Key, PyTree
 
 

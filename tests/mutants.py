@@ -38,7 +38,7 @@ TRAIN = (
 COVERING = {
     "jmeta/adjoint/_active.py": "active no_steps implicit_counts shard_map programs",
     "jmeta/adjoint/_base.py": "unroll_cut adjoints active programs",
-    "jmeta/adjoint/_check.py": f"wrong_calls foreign unroll_cut adjoints {LOOP}",
+    "jmeta/adjoint/_checks.py": f"wrong_calls foreign unroll_cut adjoints {LOOP}",
     "jmeta/adjoint/_gradient.py": f"unroll_cut adjoints unroll rules {LOOP}",
     "jmeta/adjoint/_symbolic.py": "active forward implicit unroll_cut adjoints",
     "jmeta/adjoint/unroll.py": f"unroll_cut unroll_nested adjoints unroll {LOOP}",

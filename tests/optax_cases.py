@@ -10,7 +10,7 @@ import optax
 from optax import contrib
 
 import jmeta
-from jmeta.optim._finite.own import accepted_extras
+from jmeta.optim._finite.update_guard import accepted_extras
 
 Make = Callable[[Any], optax.GradientTransformation]
 STEPS = 4

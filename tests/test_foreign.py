@@ -8,7 +8,7 @@ import pytest
 
 import jmeta
 from jmeta import ForwardMode, Unroll
-from jmeta._jaxpr.foreign import foreign_rules
+from jmeta._jaxpr.foreign_rules import foreign_rules
 from jmeta._jaxpr.notes import notes, with_note
 from tests.rule_cases import RULES, by_jvp, by_odeint, spike
 

@@ -12,7 +12,7 @@ from jmeta._jaxpr.primitives import inner_jaxprs
 from jmeta.adjoint import FixedPoint
 from jmeta.diagnose import Verdict
 from jmeta.higher import apply_trainable_opt_params
-from jmeta.optim._finite import own
+from jmeta.optim._finite import update_guard
 from tests.helpers import F64_SAME, F64_TORCH, assert_trees_close
 
 pytestmark = pytest.mark.standard_promotion("optax mixes dtypes")
@@ -175,7 +175,7 @@ def test_values_are_the_same_to_the_last_bit(name):
 
 def alone(tx):
     """Not guarded, since it is taken for one of ours."""
-    return own.mark_finite(optax.with_extra_args_support(tx))
+    return update_guard.mark_finite(optax.with_extra_args_support(tx))
 
 
 def test_complex_numbers_in_an_update():
@@ -220,8 +220,10 @@ THEIRS = {
 def traced(make, monkeypatch):
     """The loop's jaxpr, and how many updates in it were traced to be guarded."""
     calls = []
-    guarded = own.guarded
-    monkeypatch.setattr(own, "guarded", lambda *args: calls.append(1) or guarded(*args))
+    guarded = update_guard.guarded
+    monkeypatch.setattr(
+        update_guard, "guarded", lambda *args: calls.append(1) or guarded(*args)
+    )
     loop = lambda params: jmeta.inner_loop(language_model, params, make(), 2).params
     return jax.make_jaxpr(loop)(weights()), len(calls)
 

@@ -10,7 +10,7 @@ from flax import linen
 
 import jmeta
 from jmeta import algorithms as alg
-from jmeta._core.keys import key_parameter
+from jmeta._core.key_argument import key_parameter
 
 partial = functools.partial
 

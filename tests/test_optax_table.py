@@ -2,7 +2,7 @@
 
 import pytest
 
-from jmeta.optim._finite import own
+from jmeta.optim._finite import update_guard
 from tests import optax_table
 from tests.optax_cases import MAKERS
 from tests.optimizer_table import split
@@ -30,5 +30,5 @@ def test_rows_are_what_is_found(name):
 def test_what_is_not_covered_is_known_by_name(name):
     _, default, finite = (cell.strip() for cell in ROWS[name].split("|")[2:5])
     cured = default == "NaN" and finite == "finite"
-    found = set(own._factory_names(MAKERS[name](0.1).update))
-    assert bool(found & own.NEEDS_FINITE) == cured
+    found = set(update_guard._factory_names(MAKERS[name](0.1).update))
+    assert bool(found & update_guard.NEEDS_FINITE) == cured

@@ -10,7 +10,7 @@ import jmeta
 from jmeta import ForwardMode, Implicit, Unroll
 from jmeta._compat import SCAN_FORGETS_RULES
 from jmeta._jaxpr.flow import dependencies
-from jmeta._jaxpr.foreign import foreign_rules
+from jmeta._jaxpr.foreign_rules import foreign_rules
 from jmeta._jaxpr.remembered import preserving_rules
 from tests.helpers import assert_trees_close
 from tests.rule_cases import RULES, by_jvp, shrink, spike

@@ -13,7 +13,7 @@ from jmeta import ForwardMode, Implicit, Unroll
 from jmeta._core.derivative_rules import RuleOrigin, true_derivative
 from jmeta._jaxpr.notes import notes
 from jmeta._jaxpr.primitives import inner_jaxprs
-from jmeta._jaxpr.rules import JAX, rule_origin
+from jmeta._jaxpr.rule_origin import JAX, rule_origin
 from jmeta.optim._finite.singular import SINGULAR
 from jmeta.optim._finite.visitor import guarded
 from tests.helpers import F64_SAME, assert_trees_close

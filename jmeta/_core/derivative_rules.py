@@ -2,7 +2,7 @@
 
 Forward over reverse is valid only where every rule gives the derivative of its
 function. JAX does not record whether one does, so the rules of jmeta carry a mark,
-which `jmeta._jaxpr.rules` reads.
+which `jmeta._jaxpr.rule_origin` reads.
 """
 
 import contextlib

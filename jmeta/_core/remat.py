@@ -10,7 +10,10 @@ _MARK = "jmeta_kept"
 _LARGE = 1 << 16
 
 STORE_MARKED = jax.checkpoint_policies.save_only_these_names(_MARK)
-"""Policy for `jax.checkpoint`: store only the values that `mark_to_store` marks."""
+"""Policy for `jax.checkpoint`: store only the values that `mark_to_store` marks.
+
+Those are the inner gradient of `adjoint/_gradient.py` and the direction of SGD.
+"""
 
 
 def mark_to_store(tree: PyTree) -> PyTree:

@@ -14,7 +14,7 @@ import jax.extend.core as jex
 from jmeta._compat import scan_counts, split_constants
 from jmeta._core.tree import is_inexact
 from jmeta._jaxpr.interpret import AnyJaxpr, apply_equation, called_jaxpr, evaluate
-from jmeta._jaxpr.rules import rule_origin
+from jmeta._jaxpr.rule_origin import rule_origin
 
 Indices = frozenset[Any]
 """Indices of the inputs that a value depends on; a `Cut` may add marks of its own."""

@@ -2,10 +2,11 @@
 
 `evaluate` calls the visitor for the equations in the order in which they run, and
 passes the outputs on to later equations. The visitor chooses what stands for a value:
-an array, an array with facts about it, or the facts alone. Four parts of jmeta are such
-visitors: they replace convolutions, keep derivatives finite, find where a NaN arises
-and find what depends on what. An equation can hold jaxprs of its own (a loop, a branch,
-a call); a visitor walks through these with `called_jaxpr` or `apply_with_inner`.
+an array, an array with facts about it, or the facts alone. Visitors replace
+convolutions, keep derivatives finite, put selections in place of branches, find where a
+NaN arises and find what depends on what. An equation can hold jaxprs of its own (a
+loop, a branch, a call); a visitor walks through these with `called_jaxpr` or
+`apply_with_inner`.
 """
 
 import functools
@@ -18,7 +19,6 @@ import jax.extend.core as jex
 
 from jmeta._compat import (
     INLINED_CALLS,
-    JITS,
     REMATS,
     bind,
     scan_counts,
@@ -120,7 +120,7 @@ def called_jaxpr(eqn: jex.JaxprEqn) -> AnyJaxpr | None:
         The jaxpr, or None where the equation is no such call.
     """
     match eqn.primitive.name:
-        case name if name in JITS | REMATS:
+        case name if name == "jit" or name in REMATS:
             return eqn.params["jaxpr"]
         case name if name in INLINED_CALLS:
             return eqn.params["call_jaxpr"]
@@ -151,7 +151,7 @@ def apply_with_inner(
     """
     params = eqn.params
     match eqn.primitive.name:
-        case name if name in JITS:
+        case "jit":
             return _enter_jit(eqn, values, run)
         case name if name in INLINED_CALLS:
             return run(params["call_jaxpr"], values)
@@ -181,11 +181,11 @@ def enterable_jaxprs(eqn: jex.JaxprEqn) -> Iterator[jex.Jaxpr]:
     Yields:
         Jaxprs without their constants.
     """
-    if eqn.primitive.name in JITS | INLINED_CALLS | REMATS | _LOOPS:
+    if eqn.primitive.name in _ENTERED:
         yield from inner_jaxprs(eqn.params)
 
 
-_LOOPS = frozenset({"cond", "scan", "while"})
+_ENTERED = frozenset({"jit", "cond", "scan", "while"}) | INLINED_CALLS | REMATS
 
 
 def _taking_inputs(run: Run, jaxpr: AnyJaxpr) -> Callable[..., list[Any]]:

@@ -13,7 +13,7 @@ from jmeta._core import validate
 from jmeta._core.tree import cast_like, is_float
 from jmeta._core.typing import Key, PyTree
 from jmeta._jaxpr.flow import follow_indices, own_indices
-from jmeta._jaxpr.foreign import foreign_rules
+from jmeta._jaxpr.foreign_rules import foreign_rules
 from jmeta._jaxpr.hoist import hoist
 from jmeta._jaxpr.remembered import preserving_rules
 from jmeta.adjoint._base import Objective

@@ -13,7 +13,7 @@ from jmeta._core.typing import Key, PyTree
 from jmeta._jaxpr.remembered import preserving_rules
 from jmeta._loop.objective import Inputs
 from jmeta.adjoint._base import Gradient, Objective, Start, Step, missing_output
-from jmeta.optim._finite.own import accepted_extras, guarded_update
+from jmeta.optim._finite.update_guard import accepted_extras, guarded_update
 from jmeta.optim.hyperparams import Assignment, override, restore, stop_gradient
 
 

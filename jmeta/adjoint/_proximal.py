@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from jmeta._core import validate
 from jmeta._core.typing import Params
-from jmeta.adjoint import _check
+from jmeta.adjoint import _checks
 
 
 def proximal(params: Params, center: Params, weight: chex.Numeric) -> jax.Array:
@@ -36,6 +36,6 @@ def proximal(params: Params, center: Params, weight: chex.Numeric) -> jax.Array:
         arXiv:1909.04630.
     """
     validate.number("weight", weight)
-    _check.center(center, params)
+    _checks.center(center, params)
     squares = jax.tree.map(lambda p, c: jnp.sum((p - c) ** 2), params, center)
     return 0.5 * jnp.asarray(sum(jax.tree.leaves(squares))) * weight

@@ -16,7 +16,7 @@ from jmeta._core.typing import PyTree
 from jmeta._core.varying import make_varying, varying_axes
 from jmeta._jaxpr.hoist import hoist
 from jmeta._jaxpr.selecting import with_selections
-from jmeta.adjoint import _active, _check
+from jmeta.adjoint import _active, _checks
 from jmeta.adjoint._base import (
     Condition,
     Loop,
@@ -122,7 +122,7 @@ class Root:
         """Return `fn(params)`."""
         del loop, carry, x
         residual = self.fn(params)
-        _check.residual("fn", residual, params)
+        _checks.residual("fn", residual, params)
         return residual
 
 
@@ -183,8 +183,8 @@ class Implicit:
     tol: float | None = None
 
     def __post_init__(self):
-        _check.solver(self.solver)
-        _check.condition(self.condition, (StationaryPoint, FixedPoint, Root))
+        _checks.solver(self.solver)
+        _checks.condition(self.condition, (StationaryPoint, FixedPoint, Root))
         if self.tol is not None:
             validate.number("tol", self.tol, low=0.0, below=float("inf"))
 
@@ -204,7 +204,7 @@ class Implicit:
 
         def condition(params, carry):
             residual = self.condition.residual(loop, carry, last, params)
-            _check.residual("condition", residual, params)
+            _checks.residual("condition", residual, params)
             return residual
 
         def run_loop(carry, xs):
@@ -304,7 +304,7 @@ class Implicit:
         _, change = jax.jvp(at, (moving,), (dots,))
         _, matvec = jax.linearize(lambda params: condition(params, theta), params)
         b = jax.tree.map(jnp.negative, change)
-        _check.solution(x := self.solver(matvec, b), b)
+        _checks.solution(x := self.solver(matvec, b), b)
         return x
 
 

@@ -2,8 +2,8 @@
 
 A solver is called with `matvec`, a linear function of a pytree, and a right-hand side,
 and gives an approximate solution of `matvec(x) = b`. It can be transposed, so the same
-object serves forward and reverse mode. Systems in half precision are solved in float32;
-only the products with the matrix are rounded to half precision.
+object serves forward and reverse mode. The iterative solvers take a
+system in half precision in float32; only the products with the matrix are rounded.
 """
 
 import dataclasses

@@ -135,7 +135,9 @@ class Unroll:
             return first_order_gradient(objective, perturbations)
         if not self.mixed:
             return reverse_gradient(objective)
-        # forward over reverse takes the Jacobian of the gradient to be symmetric
+        # Forward over reverse takes the Jacobian of the gradient to be symmetric, which
+        # it is if every rule in the loss is the true derivative. Which one is not,
+        # `jmeta._jaxpr.rule_origin` decides, and `foreign_rules` names it.
         if objective.foreign_rules:
             rules = ", ".join(objective.foreign_rules)
             note = f"reverse over reverse, because of the derivative rule of {rules}"
@@ -158,7 +160,8 @@ class Unroll:
     def _scan(self, step: Step, carry, xs, steps: int):
         if self.checkpoint is None:
             return scan(step, carry, xs, steps, self.unroll)
-        # with the inner gradient at hand only the optimizer's arithmetic is recomputed
+        # The mixed gradient marks itself to be stored, so that only the optimizer's
+        # arithmetic is recomputed; of the plain one nothing is marked.
         step = jax.checkpoint(
             step, policy=STORE_MARKED, prevent_cse=self._prevent_cse(steps)
         )

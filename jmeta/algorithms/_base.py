@@ -7,7 +7,7 @@ import jax
 import optax
 
 from jmeta._core import validate
-from jmeta._core.keys import with_optional_key
+from jmeta._core.key_argument import with_optional_key
 from jmeta._core.typing import Key, PyTree
 from jmeta._loop import checks
 from jmeta._loop.inner_loop import Run, inner_loop

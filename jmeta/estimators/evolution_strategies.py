@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from jmeta._core import validate
-from jmeta._core.keys import with_optional_key
+from jmeta._core.key_argument import with_optional_key
 from jmeta._core.tree import is_float
 from jmeta._core.typing import Key, PyTree
 

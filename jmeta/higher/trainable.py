@@ -12,7 +12,7 @@ from jmeta._core import validate
 from jmeta._core.tree import is_float, strongly_typed
 from jmeta._core.typing import PyTree
 from jmeta.higher._groups import group_labels, values_by_label
-from jmeta.optim._finite.own import is_marked_finite, mark_finite
+from jmeta.optim._finite.update_guard import is_marked_finite, mark_finite
 from jmeta.optim.hyperparams import Assignment, assign, places
 
 

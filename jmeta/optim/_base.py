@@ -21,7 +21,7 @@ from jmeta._core.settings import (
 )
 from jmeta._core.tree import allow_mixed_dtypes
 from jmeta._core.typing import PyTree
-from jmeta.optim._finite.own import mark_finite
+from jmeta.optim._finite.update_guard import mark_finite
 
 Slot = Callable[[dict[str, Setting], jax.Array], jax.Array | None]
 """`(hp, param) -> initial value` of a field of the state, None to leave it out."""

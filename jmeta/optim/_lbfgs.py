@@ -19,7 +19,7 @@ from jmeta._core.settings import (
 )
 from jmeta._core.tree import widest
 from jmeta._core.typing import PyTree
-from jmeta.optim._finite.own import mark_finite
+from jmeta.optim._finite.update_guard import mark_finite
 from jmeta.optim._flat_lbfgs import LBFGSState, Limits, minimize
 
 

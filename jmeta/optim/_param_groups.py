@@ -8,7 +8,7 @@ from jax.tree_util import tree_map_with_path
 from jmeta._core import validate
 from jmeta._core.tree import path_strings
 from jmeta._core.typing import Path, PyTree
-from jmeta.optim._finite.own import is_marked_finite, mark_finite
+from jmeta.optim._finite.update_guard import is_marked_finite, mark_finite
 
 
 def param_groups(

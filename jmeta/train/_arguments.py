@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jmeta._core import validate
-from jmeta._core.keys import check_call, key_parameter
+from jmeta._core.key_argument import check_call, key_parameter
 from jmeta._core.typing import Key, PyTree
 
 _SAMPLE = "Pass a function `key -> tasks`, as `jmeta.data.batch` makes it."

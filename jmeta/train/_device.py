@@ -32,6 +32,9 @@ class Skipped(NamedTuple):
 class State(NamedTuple):
     """All that a run needs to go on, except the key.
 
+    A checkpoint holds these leaves in this order: raise `_settings._FORMAT` with any
+    change.
+
     Attributes:
         step: How many steps were taken, an int32 scalar.
         params: The meta-parameters.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jmeta._core.keys import with_optional_key
+from jmeta._core.key_argument import with_optional_key
 from jmeta._core.typing import Key, PyTree
 from jmeta._core.validate import arrays, kind
 from jmeta.tasks import task_map, task_value_and_grad

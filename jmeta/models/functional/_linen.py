@@ -10,7 +10,7 @@ from flax.core import unfreeze
 from flax.errors import InvalidRngError
 
 from jmeta._core import validate
-from jmeta._core.keys import key_parameter
+from jmeta._core.key_argument import key_parameter
 from jmeta._core.tree import cast_like
 from jmeta._core.typing import PyTree
 from jmeta.models.functional._base import (

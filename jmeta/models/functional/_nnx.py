@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jmeta._core.keys import key_parameter
+from jmeta._core.key_argument import key_parameter
 from jmeta._core.tree import cast_like
 from jmeta._core.typing import Key, PyTree
 from jmeta.models.functional._base import (

@@ -6,8 +6,8 @@ import optax
 
 from jmeta._core import validate
 from jmeta._core.typing import PyTree
-from jmeta.optim._finite.own import accepted_extras, mark_finite
 from jmeta.optim._finite.slopes import SLOPES
+from jmeta.optim._finite.update_guard import accepted_extras, mark_finite
 from jmeta.optim._finite.visitor import guarded
 
 
@@ -23,9 +23,9 @@ def finite(
     lists them. Use `finite` for those that remain, such as `optax.radam`, whose
     derivative is NaN from the third step on, and in loops of your own.
 
-    An operation in the update (a root, a quotient, a power, a logarithm, a product with
-    an operand that is not finite) gets slope 0 where its slope is infinite or NaN. The
-    updates and the state do not change, to the last bit under `jit` on CPU.
+    An operation in the update, such as a root, a quotient, a power, a logarithm, or a
+    product with an operand that is not finite, gets slope 0 where its slope is infinite
+    or NaN. The updates and the state do not change, to the last bit under `jit` on CPU.
 
     Args:
         tx: Any optax transform. It may be a chain, a partition, or have hyperparameters

@@ -36,11 +36,11 @@ def _constant_where_singular(
         operands: Operands of the operation.
     """
     decides = operands[operand]
-    if not decides.active or not is_float(decides.value):
+    if not decides.moving or not is_float(decides.value):
         return bind(*(it.value for it in operands))
     # An exponent that is a Python number must stay one: `regular` looks at its value.
     constants = (
-        lax.stop_gradient(it.value) if it.active else it.value for it in operands
+        lax.stop_gradient(it.value) if it.moving else it.value for it in operands
     )
     good = regular(*constants, **params)
     if good is None:
@@ -53,7 +53,7 @@ def _constant_where_singular(
         mask = jnp.broadcast_to(good, shape)
         return lax.select(mask, x, lax.stop_gradient(x))
 
-    moved = (without_derivative(it.value) if it.active else it.value for it in operands)
+    moved = (without_derivative(it.value) if it.moving else it.value for it in operands)
     return without_derivative(bind(*moved))
 
 

@@ -31,7 +31,7 @@ def _constant_where_slope_is_infinite(
     args = [operand.value for operand in operands]
     constants = [jax.lax.stop_gradient(x) for x in args]
     good = jnp.array(True)
-    chosen = [i for i, operand in enumerate(operands) if operand.active]
+    chosen = [i for i, operand in enumerate(operands) if operand.moving]
     for i in chosen:
         along = lambda x, i=i: bind(*constants[:i], x, *constants[i + 1 :])
         slope = jax.jvp(along, (constants[i],), (jnp.ones_like(constants[i]),))[1]

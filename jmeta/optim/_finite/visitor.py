@@ -12,7 +12,6 @@ from jax.custom_derivatives import SymbolicZero
 from jmeta._core.derivative_rules import true_derivative
 from jmeta._core.tree import is_inexact
 from jmeta._jaxpr.interpret import (
-    JITS,
     AnyJaxpr,
     apply_with_inner,
     as_function,
@@ -32,12 +31,12 @@ class Operand(NamedTuple):
 
     Attributes:
         value: The array, or the Python number of a literal.
-        active: Whether it can depend on what is being differentiated.
+        moving: Whether it can depend on what is being differentiated.
         bound: Lower bound of its entries from `lower_bound`, None if none is known.
     """
 
     value: Any
-    active: bool
+    moving: bool
     bound: float | None = None
 
     @property
@@ -82,10 +81,10 @@ def guarded(fun: Callable[..., Any], guards: Guards) -> Callable[..., Any]:
 
     def guarded_fun(*args: Any) -> Any:
         closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
-        evaluate = _without_guards(closed)
+        compute = _without_guards(closed)
         if has_primitive(closed.jaxpr, guards):
-            evaluate = _with_guards(closed, guards)
-        flat = evaluate(*closed.consts, *jax.tree.leaves(args))
+            compute = _with_guards(closed, guards)
+        flat = compute(*closed.consts, *jax.tree.leaves(args))
         return jax.tree.structure(shape).unflatten(flat)
 
     return guarded_fun
@@ -95,50 +94,50 @@ def _without_guards(closed: jex.ClosedJaxpr) -> Callable[..., list[Any]]:
     """The jaxpr as a function of its constants and inputs."""
     num_consts = len(closed.consts)
 
-    def evaluate(*values):
+    def compute(*values):
         return eval_jaxpr(closed.jaxpr, values[:num_consts], *values[num_consts:])
 
-    return evaluate
+    return compute
 
 
 def _with_guards(closed: jex.ClosedJaxpr, guards: Guards) -> Callable[..., list[Any]]:
     """The jaxpr as such a function, whose derivatives pass through the guards."""
-    evaluate = jax.custom_jvp(_without_guards(closed))
+    compute = jax.custom_jvp(_without_guards(closed))
     # The constants may depend on what is being differentiated: they become inputs.
     variables = [*closed.jaxpr.constvars, *closed.jaxpr.invars]
     jaxpr = closed.jaxpr.replace(constvars=[], invars=variables)
 
     @true_derivative
     def jvp(primals, tangents):
-        active = {
+        moving = {
             i: tangent
             for i, tangent in enumerate(tangents)
             if not isinstance(tangent, SymbolicZero)
             and tangent.dtype != jax.dtypes.float0
         }
-        flags = [i in active for i in range(len(primals))]
+        flags = [i in moving for i in range(len(primals))]
 
-        def of_active(*args):
+        def of_moving(*args):
             values = list(primals)
-            for i, value in zip(active, args, strict=True):
+            for i, value in zip(moving, args, strict=True):
                 values[i] = value
             return _evaluate(guards, jaxpr, values, flags)
 
-        return jax.jvp(of_active, [primals[i] for i in active], list(active.values()))
+        return jax.jvp(of_moving, [primals[i] for i in moving], list(moving.values()))
 
-    evaluate.defjvp(jvp, symbolic_zeros=True)
-    return evaluate
+    compute.defjvp(jvp, symbolic_zeros=True)
+    return compute
 
 
 def _evaluate(
     guards: Guards,
     jaxpr: AnyJaxpr,
     args: Sequence[Any],
-    active: Sequence[bool] | None = None,
+    moving: Sequence[bool] | None = None,
 ) -> list[Any]:
-    """A jaxpr's outputs with guards in it; `active=None` is all of its inputs."""
-    active = active or [True] * len(args)
-    operands = [_operand(x, flag) for x, flag in zip(args, active, strict=True)]
+    """A jaxpr's outputs with guards in it; `moving=None` is all of its inputs."""
+    moving = moving or [True] * len(args)
+    operands = [_operand(x, flag) for x, flag in zip(args, moving, strict=True)]
     outs = evaluate(jaxpr, partial(_visit, guards), operands, _constant)
     return [out.value for out in outs]
 
@@ -146,38 +145,38 @@ def _evaluate(
 def _visit(guards: Guards, eqn: jex.JaxprEqn, operands: list[Operand]) -> list[Operand]:
     """The outputs of one equation, through its guard where it has one."""
     args = [operand.value for operand in operands]
-    active = [operand.active for operand in operands]
+    moving = [operand.moving for operand in operands]
     apply = as_function(eqn)
     outs = None
-    if any(active):
+    if any(moving):
         if eqn.primitive.name in guards:
             outs = [guards[eqn.primitive.name](apply, eqn.params, operands)]
         else:
-            outs = _enter(guards, eqn, args, active)
+            outs = _enter(guards, eqn, args, moving)
     if outs is None:
         out = apply(*args)
         outs = out if eqn.primitive.multiple_results else [out]
-    stays_active = any(active) and eqn.primitive.name != "stop_gradient"
+    stays_moving = any(moving) and eqn.primitive.name != "stop_gradient"
     bound = lower_bound(eqn, [operand.bound for operand in operands])
-    return [_operand(out, stays_active, bound) for out in outs]
+    return [_operand(out, stays_moving, bound) for out in outs]
 
 
-def _enter(guards, eqn, args, active):
+def _enter(guards, eqn, args, moving):
     """The outputs of an equation with guards in its jaxprs, None if it has none."""
     if eqn.primitive.name == "cond":
-        evaluate = lambda branch, args: _evaluate(guards, branch, args, active[1:])
-        return select_branch(eqn, args, active, evaluate)
-    # In a loop's body any value can become active after the first step.
-    inner_active = None if eqn.primitive.name in ("scan", "while") else active
-    evaluate = lambda jaxpr, args: _evaluate(guards, jaxpr, args, inner_active)
-    if eqn.primitive.name in JITS:
+        run_guarded = lambda branch, args: _evaluate(guards, branch, args, moving[1:])
+        return select_branch(eqn, args, moving, run_guarded)
+    # In a loop's body any value can become moving after the first step.
+    inner_moving = None if eqn.primitive.name in ("scan", "while") else moving
+    run_guarded = lambda jaxpr, args: _evaluate(guards, jaxpr, args, inner_moving)
+    if eqn.primitive.name == "jit":
         # Inlined, since this leaves one jaxpr less to trace.
-        return evaluate(eqn.params["jaxpr"], args)
-    return apply_with_inner(eqn, args, evaluate)
+        return run_guarded(eqn.params["jaxpr"], args)
+    return apply_with_inner(eqn, args, run_guarded)
 
 
-def _operand(value: Any, active: bool, bound: float | None = None) -> Operand:
-    return Operand(value, active and is_inexact(value), bound)
+def _operand(value: Any, moving: bool, bound: float | None = None) -> Operand:
+    return Operand(value, moving and is_inexact(value), bound)
 
 
 def _constant(value: Any) -> Operand:

@@ -9,7 +9,7 @@ import jax.extend.core as jex
 
 from jmeta._core.derivative_rules import code_of
 from jmeta._jaxpr.primitives import inner_jaxprs, source_line
-from jmeta._jaxpr.rules import JAX, rule_definition, rule_origin
+from jmeta._jaxpr.rule_origin import JAX, rule_definition, rule_origin
 
 
 def foreign_rules(jaxpr: jex.Jaxpr) -> tuple[str, ...]:
