@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from _harness import compiled, measure, options
 from _problem import Problem, cross_entropy, mlp, mlp_apply
-from _report import Claim, report
+from _report import Claim, bars, report
 from transformer import problem as language, transformer
 
 import jmeta
@@ -92,6 +92,7 @@ def main(argv=None):
             Claim(text.format("the time to compile"), max(firsts), 1.3, at_most=True),
         ]
     report("guard", args, rows, [] if quick else claims)
+    bars(args.out / "guard.png", "With and without guards", rows)
     return rows
 
 

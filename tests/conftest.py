@@ -24,8 +24,6 @@ from collections.abc import Generator
 from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# where an operation was called is told by its jaxpr, which keeps it
-os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
 import jax
 import pytest

@@ -51,6 +51,7 @@ def test_table_is_complete():
     assert scripts == ROWS.keys()
 
 
+@pytest.mark.standard_promotion("scripts are written under JAX's default")
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_script(script, name, tmp_path):
     # not pinned: that would hold for the tests that follow

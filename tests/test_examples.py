@@ -145,6 +145,7 @@ def test_maml_sinusoid(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.standard_promotion("an example mixes dtypes, as users do")
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_maml_adapts_in_one_step(seed, tmp_path):
     with jax.enable_x64(False):
