@@ -241,7 +241,9 @@ def _scan_chunks(chunk, chunks, size, meta_params, tasks, keys, weights):
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
     summed, stacked = jax.lax.scan(add, zeros, parts)
-    return summed, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stacked)
+    # not -1: an axis may have no entries, such as the losses of no steps
+    merge = lambda x: x.reshape(chunks * size, *x.shape[2:])
+    return summed, jax.tree.map(merge, stacked)
 
 
 def _on_devices(scan, mesh):

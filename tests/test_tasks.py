@@ -257,3 +257,13 @@ def test_the_loss_is_a_scalar_with_aux_where_asked(chunk_size):
         make(quadratic, has_aux=True)(0.0, data)
     with pytest.raises(ValueError, match=r"`has_aux=True`.*`\(loss, aux\)`; got"):
         make(lambda w, task: (w, w, w), has_aux=True)(0.0, data)
+
+
+def test_what_has_no_entries_is_stacked_too():
+    """Such as the losses of a loop of no steps, in chunks."""
+    nothing = lambda w, task: (w * task, jnp.zeros((0, 3)))
+    tasks = jnp.arange(5.0)
+    for chunk_size in (None, 2):
+        products, empty = jmeta.task_map(nothing, chunk_size=chunk_size)(2.0, tasks)
+        assert products.tolist() == [0.0, 2.0, 4.0, 6.0, 8.0]
+        assert empty.shape == (5, 0, 3)
