@@ -154,3 +154,12 @@ def of_two_loops():
 def test_a_loop_inside_a_loop(adjoints, of_two_loops):
     found = jax.jit(jax.grad(lambda x: two_loops(adjoints, x)))(AT)
     assert_trees_close(found, of_two_loops, rtol=F64_SAME, atol=ROUNDING)
+
+
+def test_aux_without_entries():
+    objective = lambda w: (jnp.sum(w**2), jnp.zeros((0, 2)))
+    run = jmeta.inner_loop(
+        objective, jnp.ones(2), jmeta.optim.sgd(lr=0.1), 5, has_aux=True,
+        adjoint=jmeta.Unroll(checkpoint="nested"),
+    )  # fmt: skip
+    assert run.aux.shape == (5, 0, 2)

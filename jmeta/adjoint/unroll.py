@@ -185,7 +185,8 @@ class Unroll:
         if odd:
             carry, head_ys = scan(step, carry, head, odd, self.unroll)
         carry, ys = jax.lax.scan(block, carry, blocks, length=outer)
-        ys = jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), ys)
+        merge = lambda y: y.reshape(outer * inner, *y.shape[2:])
+        ys = jax.tree.map(merge, ys)
         if odd:
             ys = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), head_ys, ys)
         return carry, ys
