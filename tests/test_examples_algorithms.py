@@ -1,5 +1,11 @@
 """The examples of the algorithms: what they print, and the numbers they promise."""
 
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import pytest
 
@@ -11,12 +17,31 @@ pytestmark = pytest.mark.standard_promotion(
     "examples are written under JAX's default, as users do"
 )
 
+ROOT = Path(__file__).parent.parent
+
 
 def run(example, out, *args):
     """In float32, as a user does."""
     with jax.enable_x64(False):
         results = example.main([*args, "--out", str(out / f"{example.__name__}.png")])
     return results
+
+
+def run_as_a_user(example, out):
+    """At full size, in a process that is not compiled by the flags of `conftest.py`.
+
+    These round otherwise, which thousands of meta-steps make visible.
+    """
+    kept = out / "results.pickle"
+    script = (
+        "import pickle, sys, jax, importlib;"
+        f"results = importlib.import_module({example.__name__!r}).main(sys.argv[1:]);"
+        f"pickle.dump(jax.device_get(results), open({str(kept)!r}, 'wb'))"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    command = [sys.executable, "-c", script, "--out", str(out / "picture.png")]
+    subprocess.run(command, check=True, env=environment, cwd=ROOT)
+    return pickle.loads(kept.read_bytes())
 
 
 def test_maml_plus_plus(tmp_path, capsys, monkeypatch):
@@ -34,14 +59,13 @@ def test_maml_plus_plus(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_maml_plus_plus_learns_more(tmp_path):
-    results = run(maml_plus_plus, tmp_path)
+    results = run_as_a_user(maml_plus_plus, tmp_path)
     after_five = maml_plus_plus.STEPS_SHOWN.index(5)
     plain, learned = (results[name][after_five] for name in ("MAML", "MAML++"))
     assert 2.5 * learned <= plain
     promised(maml_plus_plus, "0.13, against about 0.45")
-    # other machines, and the flags by which tests compile, round otherwise, which 5000
-    # steps make visible: plain MAML comes to 0.61 here and to 0.454 as a script
-    assert_trees_close((learned, plain), (0.13, 0.45), 0.4)
+    # other machines round otherwise, which 5000 steps make visible
+    assert_trees_close((learned, plain), (0.13, 0.45), 0.25)
 
 
 def test_imaml(tmp_path, capsys, monkeypatch):
@@ -62,11 +86,11 @@ def test_imaml(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_imaml_finds_the_solution(tmp_path):
-    mean = run(imaml, tmp_path)["accuracy"].mean(1)
+    mean = run_as_a_user(imaml, tmp_path)["accuracy"].mean(1)
     at = dict(zip(imaml.STEPS_SHOWN, mean.tolist(), strict=True))
     promised(imaml, "about 75 % after 16 steps and after 160, against 20 % without")
-    # 72 to 78 % with other seeds as a script, 83 % by the flags that tests compile with
-    assert_trees_close((at[16], at[160], at[0]), (0.75, 0.75, 0.2), 0.12)
+    # 72 to 78 % with other seeds and with other rounding
+    assert_trees_close((at[16], at[160], at[0]), (0.75, 0.75, 0.2), 0.08)
 
 
 def test_subset_adaptation(tmp_path, capsys, monkeypatch):

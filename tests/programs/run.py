@@ -12,7 +12,7 @@ from tests.programs.write import program, whole
 RTOL = 1e-8
 """Both sides in float64: their rounding, through a few badly scaled steps."""
 
-NOTHING = 1e-2
+NOTHING = 1e-3
 """What is smaller than this in all entries is compared as if it were this large."""
 
 
