@@ -21,9 +21,6 @@ primitive `remembered_call` in `_jaxpr/`, and the row of the README that warns o
 INLINED_CALLS = frozenset({"closed_call", "eval_jaxpr"})
 """Names of calls that JAX compiles inline; `eval_jaxpr` exists from JAX 0.12 on."""
 
-REMATS = frozenset({"checkpoint", "remat2"})
-"""Names of the primitive of `jax.checkpoint`: by version, and by how it was called."""
-
 
 def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
     """Count the constants and the carried values of a scan.

@@ -153,7 +153,7 @@ DERIVATIVES = {
 }
 
 
-def compared(found, expected, derivative):
+def assert_agree(found, expected, derivative):
     both = jax.jit(lambda w: (derivative(found)(w), derivative(expected)(w)))
     close(*both(W))
 
@@ -161,13 +161,13 @@ def compared(found, expected, derivative):
 @pytest.mark.parametrize("name", LOOPS)
 def test_in_every_loop(name):
     loop, by_hand = (functools.partial(run, SPIKE) for run in LOOPS[name])
-    compared(preserving_rules(loop), by_hand, DERIVATIVES["reverse over reverse"])
+    assert_agree(preserving_rules(loop), by_hand, DERIVATIVES["reverse over reverse"])
 
 
 @pytest.mark.parametrize("name", DERIVATIVES)
 def test_in_every_derivative(name):
     loop, by_hand = (functools.partial(run, SPIKE) for run in (scanned, unrolled))
-    compared(preserving_rules(loop), by_hand, DERIVATIVES[name])
+    assert_agree(preserving_rules(loop), by_hand, DERIVATIVES[name])
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -175,7 +175,7 @@ def test_every_kind_of_function(name):
     of_loop, of_hand = FUNCTIONS[name]
     loop = functools.partial(scanned, of_loop)
     by_hand = functools.partial(unrolled, of_hand)
-    compared(preserving_rules(loop), by_hand, DERIVATIVES["reverse over reverse"])
+    assert_agree(preserving_rules(loop), by_hand, DERIVATIVES["reverse over reverse"])
 
 
 def trained(loss, w, steps=2, **settings):
@@ -205,7 +205,7 @@ def test_a_loop_in_the_loss_of_a_loop(name):
         )
         for run, outer in ((inner, trained), (by_hand, by_hand))
     )
-    compared(found, expected, lambda run: jax.grad(weighted(run)))
+    assert_agree(found, expected, lambda run: jax.grad(weighted(run)))
 
 
 @pytest.mark.parametrize("adjoint", [Unroll(mixed=False), ForwardMode()], ids=str)
@@ -214,7 +214,7 @@ def test_a_users_scan_in_the_loss_forward(adjoint):
         loss_of(functools.partial(scanned, SPIKE)), w, adjoint=adjoint
     )
     expected = lambda w: by_hand(loss_of(functools.partial(unrolled, SPIKE)), w)
-    compared(found, expected, lambda run: lambda w: jax.jvp(run, (w,), (WEIGHTS,)))
+    assert_agree(found, expected, lambda run: lambda w: jax.jvp(run, (w,), (WEIGHTS,)))
 
 
 @pytest.mark.parametrize("name", ["hessian", "vmap of grad"])
@@ -222,7 +222,7 @@ def test_second_derivatives_of_a_loop(name):
     found, expected = (
         functools.partial(run, loss_of(SPIKE)) for run in (trained, by_hand)
     )
-    compared(found, expected, DERIVATIVES[name])
+    assert_agree(found, expected, DERIVATIVES[name])
 
 
 def calls(fun):

@@ -19,7 +19,6 @@ import jax.extend.core as jex
 
 from jmeta._compat import (
     INLINED_CALLS,
-    REMATS,
     bind,
     scan_counts,
     scan_options,
@@ -120,7 +119,7 @@ def called_jaxpr(eqn: jex.JaxprEqn) -> AnyJaxpr | None:
         The jaxpr, or None where the equation is no such call.
     """
     match eqn.primitive.name:
-        case name if name == "jit" or name in REMATS:
+        case "jit" | "remat2":
             return eqn.params["jaxpr"]
         case name if name in INLINED_CALLS:
             return eqn.params["call_jaxpr"]
@@ -155,7 +154,7 @@ def apply_with_inner(
             return _enter_jit(eqn, values, run)
         case name if name in INLINED_CALLS:
             return run(params["call_jaxpr"], values)
-        case name if name in REMATS:
+        case "remat2":
             again = jax.checkpoint(
                 lambda *values: run(params["jaxpr"], values),
                 policy=params["policy"],
@@ -185,7 +184,7 @@ def enterable_jaxprs(eqn: jex.JaxprEqn) -> Iterator[jex.Jaxpr]:
         yield from inner_jaxprs(eqn.params)
 
 
-_ENTERED = frozenset({"jit", "cond", "scan", "while"}) | INLINED_CALLS | REMATS
+_ENTERED = frozenset({"jit", "remat2", "cond", "scan", "while"}) | INLINED_CALLS
 
 
 def _taking_inputs(run: Run, jaxpr: AnyJaxpr) -> Callable[..., list[Any]]:

@@ -26,7 +26,7 @@ import jax.extend.core as jex
 from jax.extend.core import primitives
 from jax.interpreters import ad, batching, mlir
 
-from jmeta._compat import INLINED_CALLS, REMATS, SCAN_FORGETS_RULES, bind
+from jmeta._compat import INLINED_CALLS, SCAN_FORGETS_RULES, bind
 from jmeta._jaxpr.rule_origin import rule_origin
 
 
@@ -130,7 +130,7 @@ class _Forward:
 
 # a kernel's body, such as Pallas', knows no primitives but its own
 _ENTERED = frozenset(
-    {"jit", "core_call", "scan", "while", "cond", "shard_map"} | INLINED_CALLS | REMATS
+    {"jit", "core_call", "remat2", "scan", "while", "cond", "shard_map"} | INLINED_CALLS
 )
 
 _call = jex.Primitive("remembered_call")
